@@ -1,0 +1,219 @@
+/* sql/install/cmek--1.0.sql */
+
+-- complain if script is sourced in psql, rather than via CREATE EXTENSION
+\echo Use "CREATE EXTENSION cmek" to load this file. \quit
+
+-- The extension makes its schema itself, so that it belongs to the bootstrap
+-- superuser and nobody else can plant an object in it.
+CREATE SCHEMA cmek;
+GRANT USAGE ON SCHEMA cmek TO PUBLIC;
+
+-- ---------------------------------------------------------------------
+-- Keys.  Ordinary heap tables, whatever the default access method is: they
+-- hold wrapped keys only.  pg_dump carries neither.
+-- ---------------------------------------------------------------------
+
+-- One row for every table key that was ever wrapped; id is the encryption
+-- context of the wrapped blob and is never used twice.
+CREATE TABLE cmek.table_key (
+	id			uuid NOT NULL PRIMARY KEY,
+	relid		oid NOT NULL,
+	version		int4 NOT NULL,
+	server		name NOT NULL,		-- pg_upgrade keeps names, not OIDs
+	key_id		text NOT NULL,		-- as the KMS names the key
+	key_version	text NOT NULL,
+	blob		bytea NOT NULL,		-- the table key, wrapped by the KMS
+	created_at	timestamptz NOT NULL
+) USING heap;
+CREATE UNIQUE INDEX table_key_relid_version ON cmek.table_key (relid, version);
+REVOKE ALL ON cmek.table_key FROM PUBLIC;
+
+-- One row for every data key.  A DEK id never changes its meaning.
+CREATE SEQUENCE cmek.data_key_id AS int4;
+CREATE TABLE cmek.data_key (
+	id			int4 NOT NULL PRIMARY KEY,
+	relid		oid NOT NULL,
+	kind		"char" NOT NULL,	-- h heap, t TOAST
+	structure	uuid NOT NULL,
+	generation	int4 NOT NULL,
+	table_key	uuid NOT NULL,
+	wrapped		bytea NOT NULL,		-- nonce | DEK | tag under the table key
+	format		int2 NOT NULL,
+	current		bool NOT NULL,
+	created_at	timestamptz NOT NULL
+) USING heap;
+CREATE INDEX data_key_relid ON cmek.data_key (relid);
+REVOKE ALL ON cmek.data_key FROM PUBLIC;
+REVOKE ALL ON SEQUENCE cmek.data_key_id FROM PUBLIC;
+
+-- ---------------------------------------------------------------------
+-- KMS keys are servers of these wrappers
+-- ---------------------------------------------------------------------
+
+CREATE FUNCTION cmek.file_validator(options text[], catalog oid) RETURNS void
+	LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'cmek_file_validator';
+REVOKE ALL ON FUNCTION cmek.file_validator(text[], oid) FROM PUBLIC;
+
+CREATE FOREIGN DATA WRAPPER cmek_file VALIDATOR cmek.file_validator;
+COMMENT ON FOREIGN DATA WRAPPER cmek_file IS
+	'cmek: KMS keys in files of the database server';
+
+CREATE SERVER cmek_service_key FOREIGN DATA WRAPPER cmek_file;
+COMMENT ON SERVER cmek_service_key IS
+	'cmek: the service key, owned by the database service';
+GRANT USAGE ON FOREIGN SERVER cmek_service_key TO PUBLIC;
+
+-- ---------------------------------------------------------------------
+-- The access method
+-- ---------------------------------------------------------------------
+
+CREATE FUNCTION cmek.heap_handler(internal) RETURNS table_am_handler
+	LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'cmek_heap_handler';
+REVOKE ALL ON FUNCTION cmek.heap_handler(internal) FROM PUBLIC;
+
+CREATE ACCESS METHOD cmek_heap TYPE TABLE HANDLER cmek.heap_handler;
+COMMENT ON ACCESS METHOD cmek_heap IS 'cmek: heap of sealed rows';
+
+-- ---------------------------------------------------------------------
+-- What people look at
+-- ---------------------------------------------------------------------
+
+-- The key named in a security label; NULL when there is none
+CREATE FUNCTION cmek.label_key(label text) RETURNS name
+	LANGUAGE C STRICT STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'cmek_label_key';
+
+-- What is known about the KMS keys of this database since the server started
+CREATE FUNCTION cmek.server_state(
+	OUT server oid, OUT state text, OUT reason text, OUT code text,
+	OUT since timestamptz, OUT last_ok timestamptz) RETURNS SETOF record
+	LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED
+	AS 'MODULE_PATHNAME', 'cmek_server_state';
+REVOKE ALL ON FUNCTION cmek.server_state() FROM PUBLIC;
+
+CREATE FUNCTION cmek.stat_counters(
+	OUT seals int8, OUT unseals int8, OUT cache_hits int8, OUT cache_misses int8,
+	OUT cache_evictions int8, OUT kms_calls int8, OUT kms_failures int8,
+	OUT kms_time_ms float8, OUT cached_keys int4, OUT crypto text) RETURNS record
+	LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED
+	AS 'MODULE_PATHNAME', 'cmek_stat_counters';
+
+CREATE VIEW cmek.stat AS
+	SELECT s.*, CASE WHEN s.kms_calls > 0 THEN s.kms_time_ms / s.kms_calls END
+		   AS kms_latency_ms
+	FROM cmek.stat_counters() s;
+GRANT SELECT ON cmek.stat TO PUBLIC;
+
+CREATE FUNCTION cmek.progress_slots(
+	OUT pid int4, OUT datid oid, OUT command text, OUT relid oid,
+	OUT done int8, OUT total int8, OUT started_at timestamptz) RETURNS SETOF record
+	LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED
+	AS 'MODULE_PATHNAME', 'cmek_progress_slots';
+REVOKE ALL ON FUNCTION cmek.progress_slots() FROM PUBLIC;
+
+CREATE VIEW cmek.verify_progress AS
+	SELECT p.pid, p.relid::regclass AS "table", p.done AS blocks_done,
+		   p.total AS blocks_total, p.started_at
+	FROM cmek.progress_slots() p
+	JOIN pg_catalog.pg_class c ON c.oid = p.relid
+	WHERE p.command = 'verify'
+	  AND p.datid = (SELECT oid FROM pg_catalog.pg_database
+					 WHERE datname = pg_catalog.current_database())
+	  AND pg_catalog.pg_has_role(c.relowner, 'USAGE');
+GRANT SELECT ON cmek.verify_progress TO PUBLIC;
+
+-- Bound tables, by their label
+CREATE VIEW cmek.bindings AS
+	SELECT l.objoid AS relid, cmek.label_key(l.label) AS server
+	FROM pg_catalog.pg_seclabel l
+	WHERE l.provider = 'cmek'
+	  AND l.classoid = 'pg_catalog.pg_class'::pg_catalog.regclass
+	  AND l.objsubid = 0;
+REVOKE ALL ON cmek.bindings FROM PUBLIC;
+
+-- One line for every KMS key that the caller may use
+CREATE VIEW cmek.keys AS
+	SELECT s.srvname AS name, w.fdwname AS provider,
+		   pg_catalog.pg_get_userbyid(s.srvowner) AS owner,
+		   coalesce(st.state, 'unknown') AS state,
+		   st.since, st.last_ok, st.code, st.reason,
+		   (SELECT pg_catalog.count(*) FROM cmek.bindings b
+			JOIN pg_catalog.pg_class c ON c.oid = b.relid
+			WHERE b.server = s.srvname AND c.relkind IN ('r', 'm')) AS tables
+	FROM pg_catalog.pg_foreign_server s
+	JOIN pg_catalog.pg_foreign_data_wrapper w ON w.oid = s.srvfdw
+	JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_foreign_data_wrapper'::pg_catalog.regclass
+		AND d.objid = w.oid AND d.deptype = 'e'
+	JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid AND e.extname = 'cmek'
+	LEFT JOIN cmek.server_state() st ON st.server = s.oid
+	WHERE pg_catalog.has_server_privilege(s.oid, 'USAGE');
+GRANT SELECT ON cmek.keys TO PUBLIC;
+
+-- One line for every sealed table of the caller
+CREATE VIEW cmek.tables AS
+	SELECT c.oid::pg_catalog.regclass AS "table", b.server AS key,
+		   w.fdwname AS provider,
+		   CASE WHEN b.server IS NULL THEN 'unbound'
+				ELSE coalesce(st.state, 'unknown') END AS state,
+		   st.since, k.version AS table_key_version,
+		   k.created_at AS table_key_created_at,
+		   k.key_id AS kms_key_id, k.key_version AS kms_key_version,
+		   (SELECT pg_catalog.count(*) FROM cmek.data_key d WHERE d.relid = c.oid) AS data_keys
+	FROM pg_catalog.pg_class c
+	JOIN pg_catalog.pg_am a ON a.oid = c.relam AND a.amname = 'cmek_heap'
+	LEFT JOIN cmek.bindings b ON b.relid = c.oid
+	LEFT JOIN pg_catalog.pg_foreign_server s ON s.srvname = b.server
+	LEFT JOIN pg_catalog.pg_foreign_data_wrapper w ON w.oid = s.srvfdw
+	LEFT JOIN cmek.server_state() st ON st.server = s.oid
+	LEFT JOIN LATERAL (SELECT t.* FROM cmek.table_key t WHERE t.relid = c.oid
+					   ORDER BY t.version DESC LIMIT 1) k ON true
+	WHERE c.relkind IN ('r', 'm') AND c.relpersistence <> 't'
+	  AND pg_catalog.pg_has_role(c.relowner, 'USAGE');
+GRANT SELECT ON cmek.tables TO PUBLIC;
+
+-- What of a sealed table is in clear all the same
+CREATE VIEW cmek.exposures AS
+	WITH sealed AS (
+		SELECT c.oid, c.relowner FROM pg_catalog.pg_class c
+		JOIN pg_catalog.pg_am a ON a.oid = c.relam AND a.amname = 'cmek_heap'
+		WHERE c.relkind IN ('r', 'm', 'p')
+		  AND pg_catalog.pg_has_role(c.relowner, 'USAGE'))
+	SELECT t.oid::pg_catalog.regclass AS "table", 'index'::text AS kind,
+		   i.indexrelid::pg_catalog.regclass::text AS object,
+		   'index of method ' || am.amname || ' holds key values in clear' AS detail
+	FROM sealed t
+	JOIN pg_catalog.pg_index i ON i.indrelid = t.oid
+	JOIN pg_catalog.pg_class ic ON ic.oid = i.indexrelid AND ic.relkind = 'i'
+	JOIN pg_catalog.pg_am am ON am.oid = ic.relam
+	UNION ALL
+	SELECT t.oid::pg_catalog.regclass, 'statistics', s.attname::text,
+		   'pg_statistic holds values of this column in clear'
+	FROM sealed t
+	JOIN (SELECT DISTINCT st.starelid, at.attname FROM pg_catalog.pg_statistic st
+		  JOIN pg_catalog.pg_attribute at
+			ON at.attrelid = st.starelid AND at.attnum = st.staattnum) s
+	  ON s.starelid = t.oid
+	UNION ALL
+	SELECT t.oid::pg_catalog.regclass, 'extended statistics', x.stxname::text,
+		   'pg_statistic_ext_data holds values of this table in clear'
+	FROM sealed t
+	JOIN pg_catalog.pg_statistic_ext x ON x.stxrelid = t.oid
+	JOIN pg_catalog.pg_statistic_ext_data xd ON xd.stxoid = x.oid
+	UNION ALL
+	SELECT t.oid::pg_catalog.regclass, 'partition bound', t.oid::pg_catalog.regclass::text,
+		   'the catalog holds the partition bound in clear'
+	FROM sealed t JOIN pg_catalog.pg_class c ON c.oid = t.oid AND c.relispartition
+	UNION ALL
+	SELECT t.oid::pg_catalog.regclass, 'logical decoding', 'wal_level',
+		   'logical decoding sees rows of NULLs: changes are lost to subscribers'
+	FROM sealed t
+	WHERE pg_catalog.current_setting('wal_level') = 'logical'
+	  AND pg_catalog.current_setting('cmek.allow_logical_decoding', true) = 'on';
+GRANT SELECT ON cmek.exposures TO PUBLIC;
+
+-- Read every live row and TOAST chunk; one line for each that is damaged
+CREATE FUNCTION cmek.verify("table" regclass,
+	OUT relation regclass, OUT tid tid, OUT problem text) RETURNS SETOF record
+	LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'cmek_verify';
+COMMENT ON FUNCTION cmek.verify(regclass) IS
+	'cmek: reads every live row and chunk of a sealed table, lists damaged ones';

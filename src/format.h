@@ -1,0 +1,111 @@
+/*-------------------------------------------------------------------------
+ *
+ * format.h
+ *	  The bytes cmek writes to disk, all of them, and their sizes.
+ *
+ * This header owns every on-disk layout.  Nothing else in the tree may know
+ * an offset of a sealed value.  No setting changes how bytes are read; a new
+ * layout gets a new number in cmek.data_key.format.
+ *
+ * A sealed row is an ordinary heap tuple with no attributes (natts = 0), so
+ * that whatever in core deforms it sees NULLs and never takes ciphertext for
+ * a length:
+ *
+ *	 0						 23  24		 28		  40		   40+n	   56+n
+ *	 +------------------------+---+--------+--------+-----------+--------+
+ *	 | HeapTupleHeaderData	  |pad| DEK id | nonce	| ciphertext| tag	 |
+ *	 +------------------------+---+--------+--------+-----------+--------+
+ *
+ * where the n bytes of plaintext are the logical tuple from t_infomask2 (at
+ * offset 18) to its end: the number of attributes, the NULL bitmap and every
+ * length are inside the tag.  The bits of t_infomask and t_infomask2 that
+ * MVCC changes in place are read from the outside, all others from the inside.
+ *
+ * A sealed TOAST chunk is the chunk_data of an ordinary TOAST row:
+ *
+ *	 0		  4		   16		   16+n		32+n
+ *	 +--------+--------+-----------+--------+
+ *	 | DEK id | nonce  | ciphertext| tag	|
+ *	 +--------+--------+-----------+--------+
+ *
+ * A wrapped data key is nonce | ciphertext (32) | tag.
+ *
+ * Integers are in the byte order of the server, as in every PostgreSQL data
+ * file.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CMEK_FORMAT_H
+#define CMEK_FORMAT_H
+
+#include "access/heaptoast.h"
+#include "access/htup_details.h"
+
+/* cmek.data_key.format: the layouts drawn above */
+#define CMEK_FORMAT_VERSION 1
+
+#define CMEK_KEY_LEN	32		/* AES-256 */
+#define CMEK_NONCE_LEN	12		/* 96 bit, random (NIST SP 800-38D, 8.2.2) */
+#define CMEK_TAG_LEN	16		/* 128 bit */
+#define CMEK_UUID_LEN	16
+
+/* What a sealed value costs beyond its plaintext, without the DEK id */
+#define CMEK_AEAD_OVERHEAD (CMEK_NONCE_LEN + CMEK_TAG_LEN)
+
+/* nonce | wrapped key | tag */
+#define CMEK_WRAPPED_DEK_LEN (CMEK_KEY_LEN + CMEK_AEAD_OVERHEAD)
+
+/* DEK id | nonce | ciphertext | tag */
+typedef struct CmekSealedHeader
+{
+	uint32		dek_id;
+	uint8		nonce[CMEK_NONCE_LEN];
+} CmekSealedHeader;
+
+#define CMEK_SEAL_OVERHEAD (sizeof(CmekSealedHeader) + CMEK_TAG_LEN)
+
+/* Row */
+#define CMEK_ROW_HOFF	MAXALIGN(SizeofHeapTupleHeader)
+#define CMEK_ROW_CLEAR	offsetof(HeapTupleHeaderData, t_infomask2)
+/* how many bytes longer than its logical tuple a sealed row is */
+#define CMEK_ROW_OVERHEAD (CMEK_ROW_HOFF + CMEK_SEAL_OVERHEAD - CMEK_ROW_CLEAR)
+
+/* TOAST: plaintext bytes in a full chunk */
+#define CMEK_CHUNK_PLAIN (TOAST_MAX_CHUNK_SIZE - CMEK_SEAL_OVERHEAD)
+
+/*
+ * Associated data.  Each struct is hashed as it lies in memory, so it must
+ * have no padding.
+ */
+typedef struct CmekRowAad
+{
+	uint32		dek_id;
+	uint8		structure[CMEK_UUID_LEN];
+} CmekRowAad;
+
+typedef struct CmekChunkAad
+{
+	uint32		dek_id;
+	uint8		structure[CMEK_UUID_LEN];
+	uint32		value_id;		/* chunk_id */
+	uint32		chunk;			/* chunk_seq */
+	uint32		total;			/* bytes of the whole value, as stored */
+} CmekChunkAad;
+
+typedef struct CmekWrapAad
+{
+	uint32		dek_id;
+	uint32		kind;			/* CmekStructureKind */
+	uint8		structure[CMEK_UUID_LEN];
+	uint8		table_key[CMEK_UUID_LEN];
+} CmekWrapAad;
+
+StaticAssertDecl(CMEK_ROW_CLEAR == 18, "the MVCC part of a tuple header is 18 bytes");
+StaticAssertDecl(CMEK_ROW_HOFF == 24, "a sealed row has 24 bytes of header");
+StaticAssertDecl(sizeof(CmekSealedHeader) == 16, "sealed header");
+StaticAssertDecl(CMEK_SEAL_OVERHEAD == 32, "seal overhead");
+StaticAssertDecl(sizeof(CmekRowAad) == 20, "row AAD has no padding");
+StaticAssertDecl(sizeof(CmekChunkAad) == 32, "chunk AAD has no padding");
+StaticAssertDecl(sizeof(CmekWrapAad) == 40, "wrap AAD has no padding");
+
+#endif							/* CMEK_FORMAT_H */

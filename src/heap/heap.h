@@ -1,0 +1,29 @@
+/*-------------------------------------------------------------------------
+ *
+ * heap.h
+ *	  The sealed heap, as the other folders see it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CMEK_HEAP_H
+#define CMEK_HEAP_H
+
+#include "access/tableam.h"
+#include "utils/rel.h"
+
+/* Our routine: rel->rd_tableam == cmek_heap_routine() for a sealed table */
+extern const TableAmRoutine *cmek_heap_routine(void);
+
+static inline bool
+cmek_relation_is_sealed(Relation rel)
+{
+	return rel->rd_tableam == cmek_heap_routine();
+}
+
+/* OID of access method cmek_heap, InvalidOid when there is no extension */
+extern Oid	cmek_heap_am_oid(void);
+
+/* Called once by _PG_init */
+extern void cmek_heap_init(void);
+
+#endif							/* CMEK_HEAP_H */

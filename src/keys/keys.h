@@ -1,0 +1,148 @@
+/*-------------------------------------------------------------------------
+ *
+ * keys.h
+ *	  Table keys and data keys: catalog rows, shared cache, key rings.
+ *
+ * A *key ring* is one backend's set of opened data keys of one table.  It
+ * holds a lease on a slot of the shared cache of table keys; once the slot's
+ * generation moves on (revoked, suspended, expired, evicted) the ring is
+ * worth nothing and must be acquired again.
+ *
+ * Ring and DEK pointers are good until the next call of any acquire function:
+ * never keep one across code that can reach the catalogs.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CMEK_KEYS_H
+#define CMEK_KEYS_H
+
+#include "access/transam.h"
+#include "port/atomics.h"
+#include "utils/rel.h"
+
+#include "crypto/crypto.h"
+#include "kms/kms.h"
+
+/* SQLSTATE of everything that fails because a key is away */
+#define CMEK_ERRCODE_KEY_UNAVAILABLE MAKE_SQLSTATE('K', 'M', '0', '0', '1')
+
+typedef enum CmekStructureKind
+{
+	CMEK_STRUCTURE_HEAP = 'h',
+	CMEK_STRUCTURE_TOAST = 't'
+} CmekStructureKind;
+
+/* One data key, opened */
+typedef struct CmekDek
+{
+	uint32		id;				/* 0: the backend's key of temporary tables */
+	CmekStructureKind kind;
+	bool		current;		/* new values are sealed with it */
+	uint8		structure[CMEK_UUID_LEN];
+	CmekAead   *aead;
+} CmekDek;
+
+typedef struct CmekKeyRing
+{
+	Oid			relid;			/* the table; InvalidOid: temporary tables */
+	bool		valid;			/* catalogs unchanged since it was read */
+	/* lease on the shared cache; NULL for temporary tables */
+	pg_atomic_uint64 *generation;
+	uint64		leased;			/* value of *generation at the time */
+	const CmekDek *heap;		/* current DEKs, in deks[] */
+	const CmekDek *toast;
+	int			ndeks;
+	CmekDek    *deks;
+} CmekKeyRing;
+
+/* What rd_amcache of a sealed relation points to (palloc'd, one chunk) */
+typedef struct CmekRelCache
+{
+	CmekKeyRing *ring;
+} CmekRelCache;
+
+static inline bool
+cmek_keyring_is_good(const CmekKeyRing *ring)
+{
+	return ring->valid &&
+		(ring->generation == NULL ||
+		 pg_atomic_read_u64(ring->generation) == ring->leased);
+}
+
+/*
+ * The ring of a sealed table or of a table being rewritten into one
+ * (rd_rel->relrewrite).  May read catalogs and wait for a KMS, interruptibly,
+ * up to cmek.kms_timeout.  Caller holds no buffer lock and no LWLock.
+ * ERROR: KM001 when the key is away; KM001-less errors when the library is not
+ * preloaded or the table is unbound.
+ */
+extern CmekKeyRing *cmek_keyring_acquire_slow(Relation rel);
+
+/* The same by the OID of a TOAST table */
+extern CmekKeyRing *cmek_keyring_acquire_toast(Relation toastrel);
+
+static inline CmekKeyRing *
+cmek_keyring_acquire(Relation rel)
+{
+	CmekRelCache *cache = (CmekRelCache *) rel->rd_amcache;
+
+	if (likely(cache != NULL && cmek_keyring_is_good(cache->ring)))
+		return cache->ring;
+	return cmek_keyring_acquire_slow(rel);
+}
+
+/*
+ * The DEK with this id, NULL when the table has no such DEK of this kind.
+ * Looks in the catalog once when the ring does not know it.
+ */
+extern const CmekDek *cmek_keyring_find(CmekKeyRing *ring,
+										CmekStructureKind kind, uint32 id);
+
+/* Does the table have keys?  (Unbound tables have none.) */
+extern bool cmek_table_is_bound(Oid relid);
+
+/* ----------
+ * Making and moving keys (called by ddl/).  They write cmek.table_key,
+ * cmek.data_key and the pg_depend row table -> server, and end with a
+ * CommandCounterIncrement.  Permissions are the caller's business.  Caller
+ * holds at least ShareUpdateExclusiveLock on the table.
+ * ----------
+ */
+/* Make a table key and DEKs for an unbound table */
+extern void cmek_keys_create(Oid relid, Oid serverid);
+/* Wrap the table's DEKs by a new table key under another server */
+extern void cmek_keys_rewrap(Oid relid, Oid serverid);
+/* The table goes: so do its key rows */
+extern void cmek_keys_delete(Oid relid);
+
+/* ----------
+ * Counters of cmek.stat, kept per backend and added to the shared ones at
+ * the end of each transaction.
+ * ----------
+ */
+typedef struct CmekCounters
+{
+	uint64		seals;			/* rows and chunks */
+	uint64		unseals;
+} CmekCounters;
+
+extern PGDLLIMPORT CmekCounters cmek_counters;
+
+/* ----------
+ * Progress of a long command of this backend, seen in cmek.progress.
+ * total may be 0 when unknown.  Cleared at the end of the transaction.
+ * ----------
+ */
+extern void cmek_progress_start(const char *command, Oid relid, uint64 total);
+extern void cmek_progress_update(uint64 done);
+extern void cmek_progress_end(void);
+
+/* Is the library preloaded, with shared memory at hand? */
+extern bool cmek_is_preloaded(void);
+/* ERROR that says what to set when it is not */
+extern void cmek_require_preload(void);
+
+/* Settings, hooks for shared memory, workers; called once by _PG_init */
+extern void cmek_keys_init(void);
+
+#endif							/* CMEK_KEYS_H */

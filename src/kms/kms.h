@@ -1,0 +1,123 @@
+/*-------------------------------------------------------------------------
+ *
+ * kms.h
+ *	  What a key management service is to cmek: five operations and five
+ *	  classes of answer.
+ *
+ * Providers run in KMS workers only (keys/worker.c), never in a backend or
+ * the postmaster; they have no database connection, must not read catalogs,
+ * and may block for as long as the deadline of the request allows.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CMEK_KMS_H
+#define CMEK_KMS_H
+
+#include "datatype/timestamp.h"
+#include "nodes/pg_list.h"
+
+#include "format.h"
+
+typedef enum CmekKmsClass
+{
+	CMEK_KMS_OK,
+	CMEK_KMS_DENIED,			/* authoritative: disabled, deleted, removed */
+	CMEK_KMS_UNREACHABLE,		/* network, time-out, 5xx, throttling */
+	CMEK_KMS_MISCONFIGURED,		/* our credentials, clock, options */
+	CMEK_KMS_CORRUPT			/* blob or context does not fit */
+} CmekKmsClass;
+
+extern const char *cmek_kms_class_name(CmekKmsClass klass);
+
+#define CMEK_KMS_MAX_BLOB		2048	/* a wrapped table key */
+#define CMEK_KMS_MAX_CONFIG		6144	/* options of server and mapping */
+#define CMEK_KMS_MAX_CODE		64
+#define CMEK_KMS_MAX_MESSAGE	512
+#define CMEK_KMS_MAX_KEY_ID		512 /* key id and version at the KMS */
+
+/* Where an option may stand */
+#define CMEK_OPTION_SERVER		0x01
+#define CMEK_OPTION_MAPPING		0x02
+/* It names the key: not to be changed while tables are bound to it */
+#define CMEK_OPTION_IDENTITY	0x04
+/* It makes the server read a file or call an address: superusers only */
+#define CMEK_OPTION_SUPERUSER	0x08
+/* It is a secret: only in a user mapping, never shown */
+#define CMEK_OPTION_SECRET		0x10
+#define CMEK_OPTION_REQUIRED	0x20
+
+typedef struct CmekKmsOption
+{
+	const char *name;
+	int			flags;
+} CmekKmsOption;
+
+/*
+ * The options of a server and its PUBLIC user mapping, flattened to
+ * "name\0value\0name\0value\0": what travels to a worker.
+ */
+typedef struct CmekKmsConfig
+{
+	char		provider[NAMEDATALEN];	/* name of the wrapper */
+	bool		ambient;		/* may use the host's own identity */
+	uint32		len;
+	char		options[CMEK_KMS_MAX_CONFIG];
+} CmekKmsConfig;
+
+/* The value of an option, NULL when absent */
+extern const char *cmek_kms_config_get(const CmekKmsConfig *config,
+									   const char *name);
+
+typedef struct CmekKmsAnswer
+{
+	CmekKmsClass klass;
+	char		code[CMEK_KMS_MAX_CODE];	/* the KMS's own code */
+	char		message[CMEK_KMS_MAX_MESSAGE];	/* never a secret */
+	char		key_id[CMEK_KMS_MAX_KEY_ID];	/* as the KMS names it */
+	char		key_version[CMEK_KMS_MAX_KEY_ID];	/* cmek_file: fingerprint */
+	uint32		blob_len;
+	uint8		blob[CMEK_KMS_MAX_BLOB];	/* out of generate and wrap */
+	uint8		key[CMEK_KEY_LEN];	/* out of generate and unwrap; the caller
+									 * cleanses it */
+} CmekKmsAnswer;
+
+/* Fill in the class, the code and a message (printf-like) */
+extern void cmek_kms_answer(CmekKmsAnswer *answer, CmekKmsClass klass,
+							const char *code, const char *fmt,...) pg_attribute_printf(4, 5);
+
+typedef struct CmekKmsRequest
+{
+	const CmekKmsConfig *config;
+	const uint8 *uuid;			/* of the wrapped blob: the encryption context */
+	/* the version the catalog expects ("" when it has none): cmek_file's
+	 * fingerprint rule */
+	const char *expected_version;
+	const uint8 *blob;			/* unwrap */
+	uint32		blob_len;
+	const uint8 *key;			/* wrap */
+	TimestampTz deadline;
+} CmekKmsRequest;
+
+typedef struct CmekKmsProvider
+{
+	const char *wrapper;		/* name of its foreign-data wrapper */
+	const CmekKmsOption *options;	/* ends with a NULL name */
+	/* a new table key, and its wrapped form */
+	void		(*generate) (const CmekKmsRequest *req, CmekKmsAnswer *answer);
+	void		(*wrap) (const CmekKmsRequest *req, CmekKmsAnswer *answer);
+	void		(*unwrap) (const CmekKmsRequest *req, CmekKmsAnswer *answer);
+	/* is the key there and usable? */
+	void		(*probe) (const CmekKmsRequest *req, CmekKmsAnswer *answer);
+	/* the same, and fills in key_id and key_version */
+	void		(*describe) (const CmekKmsRequest *req, CmekKmsAnswer *answer);
+	/* optional check of a whole list of options (DefElem); ERROR when bad */
+	void		(*validate) (List *options, Oid catalog);
+} CmekKmsProvider;
+
+/* NULL when there is no such wrapper of ours */
+extern const CmekKmsProvider *cmek_kms_provider(const char *wrapper);
+
+/* Register this folder's settings; called once by _PG_init */
+extern void cmek_kms_init(void);
+
+#endif							/* CMEK_KMS_H */
