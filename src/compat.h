@@ -10,8 +10,124 @@
 #ifndef CMEK_COMPAT_H
 #define CMEK_COMPAT_H
 
+#include "access/tableam.h"
+
 #if PG_VERSION_NUM < 150000
 #error "cmek needs PostgreSQL 15 or later"
 #endif
+
+/* ----------
+ * heap/: 16 split the set of columns that block HOT from the set that
+ * summarizing indexes use, and made tuple_update answer accordingly.
+ * ----------
+ */
+#if PG_VERSION_NUM >= 160000
+
+#define CMEK_ATTRS_HOT_BLOCKING INDEX_ATTR_BITMAP_HOT_BLOCKING
+#define CMEK_ATTRS_SUMMARIZED(rel) \
+	RelationGetIndexAttrBitmap(rel, INDEX_ATTR_BITMAP_SUMMARIZED)
+#define CMEK_CLEAR_INDEX_ATTRS(rel) \
+	((rel)->rd_attrsvalid = true, \
+	 (rel)->rd_hotblockingattr = NULL, (rel)->rd_summarizedattr = NULL, \
+	 (rel)->rd_keyattr = NULL, (rel)->rd_pkattr = NULL, (rel)->rd_idattr = NULL)
+#define CMEK_SET_HOT_BLOCKING(rel, set) ((rel)->rd_hotblockingattr = (set))
+#define CMEK_SET_SUMMARIZED(rel, set) ((rel)->rd_summarizedattr = (set))
+typedef TU_UpdateIndexes CmekUpdateIndexes;
+#define cmek_heap_update(rel, tid, tup, cid, crosscheck, wait, tmfd, mode, ui) \
+	heap_update(rel, tid, tup, cid, crosscheck, wait, tmfd, mode, ui)
+/* heap_update's own answer, but for what only tuple_update knows: no change */
+#define CMEK_ANSWER_UPDATE_INDEXES(ok, heap_only, ui) \
+	do { \
+		if (!(ok)) \
+			*(ui) = TU_None; \
+	} while (0)
+
+#else							/* 15 */
+
+#define CMEK_ATTRS_HOT_BLOCKING INDEX_ATTR_BITMAP_ALL
+#define CMEK_ATTRS_SUMMARIZED(rel) ((Bitmapset *) NULL)
+#define CMEK_CLEAR_INDEX_ATTRS(rel) \
+	((rel)->rd_indexattr = NULL, \
+	 (rel)->rd_keyattr = NULL, (rel)->rd_pkattr = NULL, (rel)->rd_idattr = NULL)
+#define CMEK_SET_HOT_BLOCKING(rel, set) ((rel)->rd_indexattr = (set))
+#define CMEK_SET_SUMMARIZED(rel, set) ((void) (set))
+typedef bool CmekUpdateIndexes;
+#define cmek_heap_update(rel, tid, tup, cid, crosscheck, wait, tmfd, mode, ui) \
+	heap_update(rel, tid, tup, cid, crosscheck, wait, tmfd, mode)
+#define CMEK_ANSWER_UPDATE_INDEXES(ok, heap_only, ui) \
+	(*(ui) = (ok) && !(heap_only))
+
+#endif
+
+/* 16 renamed what locates a relation's file */
+#if PG_VERSION_NUM >= 160000
+#define CMEK_NEW_FILELOCATOR_PARAMS(rel, locator) \
+	Relation rel, const RelFileLocator *locator, char persistence, \
+	TransactionId *freezeXid, MultiXactId *minmulti
+#define cmek_stock_set_new_filelocator(am, rel, locator) \
+	(am)->relation_set_new_filelocator(rel, locator, persistence, freezeXid, minmulti)
+#define cmek_set_new_filelocator_callback(am, callback) \
+	((am)->relation_set_new_filelocator = (callback))
+#else
+#define CMEK_NEW_FILELOCATOR_PARAMS(rel, locator) \
+	Relation rel, const RelFileNode *locator, char persistence, \
+	TransactionId *freezeXid, MultiXactId *minmulti
+#define cmek_stock_set_new_filelocator(am, rel, locator) \
+	(am)->relation_set_new_filenode(rel, locator, persistence, freezeXid, minmulti)
+#define cmek_set_new_filelocator_callback(am, callback) \
+	((am)->relation_set_new_filenode = (callback))
+#endif
+
+/* 17 asks slots whether their row is of this transaction */
+#if PG_VERSION_NUM >= 170000
+#define CMEK_SLOT_HAS_CURRENT_XACT 1
+#endif
+
+/*
+ * 18 lets copy_minimal_tuple ask for extra room, chooses the block of a bitmap
+ * scan inside scan_bitmap_next_tuple, and instruments index scans.
+ */
+#if PG_VERSION_NUM >= 180000
+#define CMEK_COPY_MINIMAL_PARAMS(slot) TupleTableSlot *slot, Size extra
+#define CMEK_COPY_MINIMAL_ARGS(slot) slot, extra
+#define CMEK_BITMAP_NEXT_PARAMS(scan, slot) \
+	TableScanDesc scan, TupleTableSlot *slot, \
+	bool *recheck, uint64 *lossy_pages, uint64 *exact_pages
+#define CMEK_BITMAP_NEXT_ARGS(scan, slot) \
+	scan, slot, recheck, lossy_pages, exact_pages
+#define cmek_index_beginscan(heap, index, snapshot) \
+	index_beginscan(heap, index, snapshot, NULL, 0, 0)
+#define cmek_init_toast_snapshot(snapshot) \
+	(*(snapshot) = *get_toast_snapshot())
+#else
+#define CMEK_COPY_MINIMAL_PARAMS(slot) TupleTableSlot *slot
+#define CMEK_COPY_MINIMAL_ARGS(slot) slot
+#define CMEK_BITMAP_NEXT_PARAMS(scan, slot) \
+	TableScanDesc scan, struct TBMIterateResult *tbmres, TupleTableSlot *slot
+#define CMEK_BITMAP_NEXT_ARGS(scan, slot) scan, tbmres, slot
+#define cmek_index_beginscan(heap, index, snapshot) \
+	index_beginscan(heap, index, snapshot, 0, 0)
+#define cmek_init_toast_snapshot(snapshot) init_toast_snapshot(snapshot)
+#endif
+
+/*
+ * ddl/: 16 folded the permission checks of all kinds of objects into two
+ * functions; 17 lets partitioned tables have an access method.
+ */
+#if PG_VERSION_NUM >= 160000
+#define cmek_relation_ownercheck(relid, role) \
+	object_ownercheck(RelationRelationId, relid, role)
+#define cmek_server_ownercheck(serverid, role) \
+	object_ownercheck(ForeignServerRelationId, serverid, role)
+#define cmek_server_aclcheck(serverid, role, mode) \
+	object_aclcheck(ForeignServerRelationId, serverid, role, mode)
+#else
+#define cmek_relation_ownercheck(relid, role) pg_class_ownercheck(relid, role)
+#define cmek_server_ownercheck(serverid, role) \
+	pg_foreign_server_ownercheck(serverid, role)
+#define cmek_server_aclcheck(serverid, role, mode) \
+	pg_foreign_server_aclcheck(serverid, role, mode)
+#endif
+#define CMEK_PARTITIONED_HAS_METHOD (PG_VERSION_NUM >= 170000)
 
 #endif							/* CMEK_COMPAT_H */

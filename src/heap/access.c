@@ -1,0 +1,52 @@
+/*-------------------------------------------------------------------------
+ *
+ * access.c
+ *	  The gate in front of every row: no key, no access.
+ *
+ * Every scan, fetch, insert, update, delete and lock passes here before it
+ * calls heap, whether or not it will look at a column.  Vacuum, truncation,
+ * DROP, redo and a rewrite that copies rows as they are do without.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xlog.h"
+#include "miscadmin.h"
+
+#include "ddl/ddl.h"
+#include "heap/internal.h"
+
+/*
+ * The ring for reading.  NULL for an unbound table, which never had a row;
+ * ERROR when the key is away.
+ */
+CmekKeyRing *
+heap_key_for_read(Relation rel)
+{
+	CmekRelCache *cache = (CmekRelCache *) rel->rd_amcache;
+
+	if (likely(cache != NULL && cmek_keyring_is_good(cache->ring)))
+		return cache->ring;
+	if (rel->rd_rel->relpersistence != RELPERSISTENCE_TEMP &&
+		!OidIsValid(rel->rd_rel->relrewrite) &&
+		!cmek_table_is_bound(RelationGetRelid(rel)))
+	{
+		cmek_require_preload();
+		return NULL;
+	}
+	return cmek_keyring_acquire_slow(rel);
+}
+
+/*
+ * The ring for writing.  ERROR when the table is unbound, when its key is
+ * away, or when logical decoding would lose the change.
+ */
+CmekKeyRing *
+heap_key_for_write(Relation rel)
+{
+	if (unlikely(XLogLogicalInfoActive() && !cmek_allow_logical_decoding &&
+				 rel->rd_rel->relpersistence == RELPERSISTENCE_PERMANENT))
+		cmek_policy_logical_error(rel);
+	return cmek_keyring_acquire(rel);
+}

@@ -1,0 +1,123 @@
+/*-------------------------------------------------------------------------
+ *
+ * internal.h
+ *	  What the files of the sealed heap share.  See README in this folder.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CMEK_HEAP_INTERNAL_H
+#define CMEK_HEAP_INTERNAL_H
+
+#include "access/heapam.h"
+#include "access/tableam.h"
+#include "catalog/pg_class.h"
+#include "executor/tuptable.h"
+#include "nodes/execnodes.h"
+#include "utils/rel.h"
+
+#include "compat.h"
+#include "format.h"
+#include "heap/heap.h"
+#include "keys/keys.h"
+
+/* Stock heap */
+extern const TableAmRoutine *cmek_stock_heap;
+
+/* Descriptor of a sealed row: no attributes */
+extern TupleDesc cmek_sealed_desc;
+
+/*
+ * A TOAST table of ours holds ordinary rows (only chunk_data is sealed), so
+ * stock heap does for it whatever it does for its own.
+ */
+static inline bool
+is_toast_table(Relation rel)
+{
+	return rel->rd_rel->relkind == RELKIND_TOASTVALUE;
+}
+
+/* ---------- access.c: who may touch a row at all ---------- */
+extern CmekKeyRing *heap_key_for_read(Relation rel);
+extern CmekKeyRing *heap_key_for_write(Relation rel);
+
+/* ---------- seal.c: rows ---------- */
+extern HeapTuple row_seal(Relation rel, HeapTuple logical);
+extern void row_seal_into(CmekKeyRing *ring, HeapTupleHeader sealed,
+						  HeapTuple logical);
+extern Size row_plain_len(CmekKeyRing *ring, HeapTuple sealed);
+extern void row_open_into(CmekKeyRing *ring, HeapTuple sealed, char *plain);
+extern bool row_try_open_into(CmekKeyRing *ring, HeapTuple sealed, char *plain);
+extern HeapTuple row_open(Relation rel, HeapTuple sealed);
+extern HeapTuple row_fetch(Relation rel, ItemPointer tid);
+extern void row_copy_mvcc(HeapTuple logical, HeapTuple sealed);
+
+/* Bytes of a sealed row */
+static inline Size
+row_sealed_len(HeapTuple logical)
+{
+	return logical->t_len + CMEK_ROW_OVERHEAD;
+}
+
+/* ---------- slot.c ---------- */
+extern const TupleTableSlotOps cmek_slot_ops;
+
+#define IS_SEALED_SLOT(slot) ((slot)->tts_ops == &cmek_slot_ops)
+
+extern TupleTableSlot *slot_inner(TupleTableSlot *slot);
+extern void slot_take_inner(TupleTableSlot *slot, Relation rel,
+							CmekKeyRing *ring);
+
+/* ---------- shadow.c ---------- */
+/* Which sets of indexed columns an UPDATE changes */
+typedef struct ColumnChange
+{
+	bool		hot_blocking;
+	bool		summarized;
+	bool		key;
+} ColumnChange;
+
+/* For the length of one call: on the caller's stack */
+typedef struct ShortShadow
+{
+	RelationData rel;
+	FormData_pg_class form;
+} ShortShadow;
+
+extern Relation shadow_short(ShortShadow *shadow, Relation rel,
+							 const ColumnChange *change);
+
+/* For scans opened on it: memory that outlives an abort's clean-up */
+typedef struct LongShadow LongShadow;
+
+extern LongShadow *shadow_long_begin(Relation rel);
+extern Relation shadow_long_relation(LongShadow *shadow);
+extern void shadow_long_end(LongShadow *shadow);
+extern void shadow_init(void);
+
+/* ---------- toast.c ---------- */
+/* What the toaster did, so that it can be finished or taken back */
+typedef struct ToastWork
+{
+	List	   *created;		/* pointers to values it stored */
+	List	   *replaced;		/* pointers to values of the old row */
+} ToastWork;
+
+extern bool toast_is_needed(HeapTuple newtup, HeapTuple oldtup);
+extern HeapTuple toast_row(Relation rel, HeapTuple newtup, HeapTuple oldtup,
+						   int options, ToastWork *work);
+extern void toast_commit(Relation rel, ToastWork *work);
+extern void toast_undo(Relation rel, ToastWork *work);
+extern void toast_delete_row(Relation rel, HeapTuple row, bool speculative);
+extern void cmek_fetch_toast_slice(Relation toastrel, Oid valueid,
+								   int32 attrsize, int32 sliceoffset,
+								   int32 slicelength, struct varlena *result);
+extern bool chunk_is_good(CmekKeyRing *ring, struct varlena *chunk,
+						  Oid valueid, int32 seq, int32 total);
+
+/* ---------- read.c, write.c, build.c, rewrite.c ---------- */
+extern void read_set_callbacks(TableAmRoutine *am);
+extern void write_set_callbacks(TableAmRoutine *am);
+extern void build_set_callbacks(TableAmRoutine *am);
+extern void rewrite_set_callbacks(TableAmRoutine *am);
+
+#endif							/* CMEK_HEAP_INTERNAL_H */

@@ -1,0 +1,294 @@
+/*-------------------------------------------------------------------------
+ *
+ * read.c
+ *	  Reading: every scan and fetch is stock heap's own, into the inner slot.
+ *
+ * Core finds our routine through the relation of a scan, so scans stay on the
+ * real relation and only the slot is swapped.  Each call passes the gate of
+ * access.c first: one comparison with the generation of the cached key, so a
+ * revocation ends a scan at its next row.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/heap.h"
+#include "commands/defrem.h"
+#include "nodes/pg_list.h"
+
+#include "ddl/ddl.h"
+#include "heap/internal.h"
+
+/* Does stock heap fill this slot itself? (TOAST tables, and its own slots) */
+static inline bool
+slot_is_stock(TupleTableSlot *slot)
+{
+	return unlikely(!IS_SEALED_SLOT(slot));
+}
+
+static const TupleTableSlotOps *
+sealed_slot_callbacks(Relation rel)
+{
+	return is_toast_table(rel) ? &TTSOpsBufferHeapTuple : &cmek_slot_ops;
+}
+
+/* ----------
+ * Sequential and TID range scans
+ * ----------
+ */
+
+/* Remove what earlier statistics left of this table in the catalogs */
+static void
+analyze_forget_statistics(Relation rel)
+{
+	ListCell   *lc;
+
+	RemoveStatistics(RelationGetRelid(rel), InvalidAttrNumber);
+	foreach(lc, RelationGetIndexList(rel))
+		RemoveStatistics(lfirst_oid(lc), InvalidAttrNumber);
+	foreach(lc, RelationGetStatExtList(rel))
+	{
+		RemoveStatisticsDataById(lfirst_oid(lc), false);
+		RemoveStatisticsDataById(lfirst_oid(lc), true);
+	}
+}
+
+/*
+ * scan_begin.  ANALYZE without plaintext statistics looks at no value and
+ * needs no key.
+ */
+static TableScanDesc
+sealed_scan_begin(Relation rel, Snapshot snapshot, int nkeys,
+				  struct ScanKeyData *key, ParallelTableScanDesc pscan,
+				  uint32 flags)
+{
+	if (!is_toast_table(rel))
+	{
+		if (nkeys > 0)
+			elog(ERROR, "scan keys cannot be applied to a sealed table");
+		if ((flags & SO_TYPE_ANALYZE) == 0 || cmek_plaintext_statistics)
+			(void) heap_key_for_read(rel);
+		else
+			analyze_forget_statistics(rel);
+	}
+	return cmek_stock_heap->scan_begin(rel, snapshot, nkeys, key, pscan, flags);
+}
+
+static bool
+sealed_scan_getnextslot(TableScanDesc scan, ScanDirection direction,
+						TupleTableSlot *slot)
+{
+	CmekKeyRing *ring;
+
+	if (slot_is_stock(slot))
+		return cmek_stock_heap->scan_getnextslot(scan, direction, slot);
+	ring = heap_key_for_read(scan->rs_rd);
+	if (!cmek_stock_heap->scan_getnextslot(scan, direction, slot_inner(slot)))
+	{
+		ExecClearTuple(slot);
+		return false;
+	}
+	slot_take_inner(slot, scan->rs_rd, ring);
+	return true;
+}
+
+static bool
+sealed_scan_getnextslot_tidrange(TableScanDesc scan, ScanDirection direction,
+								 TupleTableSlot *slot)
+{
+	CmekKeyRing *ring;
+
+	if (slot_is_stock(slot))
+		return cmek_stock_heap->scan_getnextslot_tidrange(scan, direction, slot);
+	ring = heap_key_for_read(scan->rs_rd);
+	if (!cmek_stock_heap->scan_getnextslot_tidrange(scan, direction,
+													slot_inner(slot)))
+	{
+		ExecClearTuple(slot);
+		return false;
+	}
+	slot_take_inner(slot, scan->rs_rd, ring);
+	return true;
+}
+
+/* ----------
+ * Fetches
+ * ----------
+ */
+
+/*
+ * index_fetch_begin.  An index-only scan may never come to index_fetch_tuple,
+ * so the gate stands here as well.
+ */
+static IndexFetchTableData *
+sealed_index_fetch_begin(Relation rel)
+{
+	if (!is_toast_table(rel))
+		(void) heap_key_for_read(rel);
+	return cmek_stock_heap->index_fetch_begin(rel);
+}
+
+static bool
+sealed_index_fetch_tuple(struct IndexFetchTableData *scan, ItemPointer tid,
+						 Snapshot snapshot, TupleTableSlot *slot,
+						 bool *call_again, bool *all_dead)
+{
+	CmekKeyRing *ring;
+
+	if (slot_is_stock(slot))
+		return cmek_stock_heap->index_fetch_tuple(scan, tid, snapshot, slot,
+												  call_again, all_dead);
+	ring = heap_key_for_read(scan->rel);
+	if (!cmek_stock_heap->index_fetch_tuple(scan, tid, snapshot,
+											slot_inner(slot),
+											call_again, all_dead))
+		return false;
+	slot_take_inner(slot, scan->rel, ring);
+	return true;
+}
+
+static bool
+sealed_fetch_row_version(Relation rel, ItemPointer tid, Snapshot snapshot,
+						 TupleTableSlot *slot)
+{
+	CmekKeyRing *ring;
+
+	if (slot_is_stock(slot))
+		return cmek_stock_heap->tuple_fetch_row_version(rel, tid, snapshot, slot);
+	ring = heap_key_for_read(rel);
+	if (!cmek_stock_heap->tuple_fetch_row_version(rel, tid, snapshot,
+												  slot_inner(slot)))
+		return false;
+	slot_take_inner(slot, rel, ring);
+	return true;
+}
+
+/* Visibility is read from the sealed row, which must still be held */
+static bool
+sealed_satisfies_snapshot(Relation rel, TupleTableSlot *slot, Snapshot snapshot)
+{
+	TupleTableSlot *inner = slot;
+
+	if (!slot_is_stock(slot))
+	{
+		inner = slot_inner(slot);
+		if (TTS_EMPTY(inner))
+			elog(ERROR, "slot does not hold a stored row");
+	}
+	return cmek_stock_heap->tuple_satisfies_snapshot(rel, inner, snapshot);
+}
+
+/* ----------
+ * Bitmap and sample scans, ANALYZE
+ * ----------
+ */
+
+/* Calls stock heap with another slot under the parameter's name */
+static bool
+stock_bitmap_next_tuple(CMEK_BITMAP_NEXT_PARAMS(scan, slot))
+{
+	return cmek_stock_heap->scan_bitmap_next_tuple(CMEK_BITMAP_NEXT_ARGS(scan, slot));
+}
+
+static bool
+sealed_bitmap_next_tuple(CMEK_BITMAP_NEXT_PARAMS(scan, slot))
+{
+	CmekKeyRing *ring;
+
+	if (slot_is_stock(slot))
+		return stock_bitmap_next_tuple(CMEK_BITMAP_NEXT_ARGS(scan, slot));
+	ring = heap_key_for_read(scan->rs_rd);
+	if (!stock_bitmap_next_tuple(CMEK_BITMAP_NEXT_ARGS(scan, slot_inner(slot))))
+	{
+		ExecClearTuple(slot);
+		return false;
+	}
+	slot_take_inner(slot, scan->rs_rd, ring);
+	return true;
+}
+
+static bool
+sealed_sample_next_tuple(TableScanDesc scan, struct SampleScanState *state,
+						 TupleTableSlot *slot)
+{
+	CmekKeyRing *ring;
+
+	if (slot_is_stock(slot))
+		return cmek_stock_heap->scan_sample_next_tuple(scan, state, slot);
+	ring = heap_key_for_read(scan->rs_rd);
+	if (!cmek_stock_heap->scan_sample_next_tuple(scan, state, slot_inner(slot)))
+	{
+		ExecClearTuple(slot);
+		return false;
+	}
+	slot_take_inner(slot, scan->rs_rd, ring);
+	return true;
+}
+
+/*
+ * scan_analyze_next_tuple: count all rows of the block, and hand out rows only
+ * when their values may stand in pg_statistic.
+ */
+static bool
+sealed_analyze_next_tuple(TableScanDesc scan, TransactionId OldestXmin,
+						  double *liverows, double *deadrows,
+						  TupleTableSlot *slot)
+{
+	if (slot_is_stock(slot))
+		return cmek_stock_heap->scan_analyze_next_tuple(scan, OldestXmin,
+														liverows, deadrows, slot);
+	if (!cmek_plaintext_statistics)
+	{
+		while (cmek_stock_heap->scan_analyze_next_tuple(scan, OldestXmin,
+														liverows, deadrows,
+														slot_inner(slot)))
+			;
+		ExecClearTuple(slot);
+		return false;
+	}
+	if (!cmek_stock_heap->scan_analyze_next_tuple(scan, OldestXmin,
+												  liverows, deadrows,
+												  slot_inner(slot)))
+	{
+		ExecClearTuple(slot);
+		return false;
+	}
+
+	/*
+	 * Heap holds the lock of the buffer until the page is done, so the gate of
+	 * scan_begin has to do; the slot renews a lost ring.
+	 */
+	slot_take_inner(slot, scan->rs_rd, NULL);
+	return true;
+}
+
+/* A row costs more than its tuple header (sizes for the planner) */
+static void
+sealed_estimate_size(Relation rel, int32 *attr_widths, BlockNumber *pages,
+					 double *tuples, double *allvisfrac)
+{
+	Size		overhead = MAXALIGN(SizeofHeapTupleHeader) + sizeof(ItemIdData);
+
+	if (!is_toast_table(rel))
+		overhead += CMEK_ROW_OVERHEAD;
+	table_block_relation_estimate_size(rel, attr_widths, pages, tuples,
+									   allvisfrac, overhead,
+									   BLCKSZ - SizeOfPageHeaderData);
+}
+
+void
+read_set_callbacks(TableAmRoutine *am)
+{
+	am->slot_callbacks = sealed_slot_callbacks;
+	am->scan_begin = sealed_scan_begin;
+	am->scan_getnextslot = sealed_scan_getnextslot;
+	am->scan_getnextslot_tidrange = sealed_scan_getnextslot_tidrange;
+	am->index_fetch_begin = sealed_index_fetch_begin;
+	am->index_fetch_tuple = sealed_index_fetch_tuple;
+	am->tuple_fetch_row_version = sealed_fetch_row_version;
+	am->tuple_satisfies_snapshot = sealed_satisfies_snapshot;
+	am->scan_bitmap_next_tuple = sealed_bitmap_next_tuple;
+	am->scan_sample_next_tuple = sealed_sample_next_tuple;
+	am->scan_analyze_next_tuple = sealed_analyze_next_tuple;
+	am->relation_estimate_size = sealed_estimate_size;
+}

@@ -1,0 +1,446 @@
+/*-------------------------------------------------------------------------
+ *
+ * rewrite.c
+ *	  VACUUM FULL and CLUSTER.
+ *
+ * Rows are copied sealed, as they are, and so are their TOAST chunks, under
+ * the same value ids: no key is needed.  Only a table with dropped columns or
+ * with columns whose default is stored in the catalog has its rows re-formed,
+ * because core throws that knowledge away after the rewrite; that needs the key.
+ *
+ * CLUSTER always reads through the index, also where core would rather sort:
+ * a sort would spill plain rows into temporary files.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/detoast.h"
+#include "access/genam.h"
+#include "access/heaptoast.h"
+#include "access/rewriteheap.h"
+#include "access/table.h"
+#include "access/toast_internals.h"
+#include "access/xact.h"
+#include "commands/progress.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/bufmgr.h"
+#include "utils/fmgroids.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "heap/internal.h"
+
+/* ----------
+ * TOAST chunks
+ * ----------
+ */
+
+/* The old TOAST table and the new one that is being filled from it */
+typedef struct ChunkCopy
+{
+	Relation	source;
+	Relation	target;
+	Relation   *indexes;		/* of the target */
+	int			nindexes;
+	int			valid;
+	CommandId	cid;
+	BulkInsertState bistate;
+} ChunkCopy;
+
+static void
+chunks_begin(ChunkCopy *copy, Oid source, Oid target)
+{
+	copy->source = table_open(source, AccessExclusiveLock);
+	copy->target = table_open(target, AccessExclusiveLock);
+	copy->valid = toast_open_indexes(copy->target, RowExclusiveLock,
+									 &copy->indexes, &copy->nindexes);
+	copy->cid = GetCurrentCommandId(true);
+	copy->bistate = GetBulkInsertState();
+}
+
+static void
+chunks_end(ChunkCopy *copy)
+{
+	FreeBulkInsertState(copy->bistate);
+	toast_close_indexes(copy->indexes, copy->nindexes, NoLock);
+	table_close(copy->target, NoLock);
+	table_close(copy->source, NoLock);
+}
+
+/* Store a copy of one chunk */
+static void
+chunks_put(ChunkCopy *copy, HeapTuple chunk)
+{
+	HeapTuple	tuple = heap_copytuple(chunk);
+	Datum		values[3];
+	bool		isnull[3];
+
+	heap_deform_tuple(tuple, RelationGetDescr(copy->source), values, isnull);
+	heap_insert(copy->target, tuple, copy->cid,
+				HEAP_INSERT_NO_LOGICAL | HEAP_INSERT_SKIP_FSM, copy->bistate);
+	for (int i = 0; i < copy->nindexes; i++)
+		index_insert(copy->indexes[i], values, isnull, &tuple->t_self,
+					 copy->target,
+					 copy->indexes[i]->rd_index->indisunique ?
+					 UNIQUE_CHECK_YES : UNIQUE_CHECK_NO, false, NULL);
+	heap_freetuple(tuple);
+}
+
+/* Is the row version in this slot dead to everybody? */
+static HTSV_Result
+slot_vacuum_status(TupleTableSlot *slot, HeapTuple tuple, TransactionId OldestXmin)
+{
+	Buffer		buf = ((BufferHeapTupleTableSlot *) slot)->buffer;
+	HTSV_Result status;
+
+	LockBuffer(buf, BUFFER_LOCK_SHARE);
+	status = HeapTupleSatisfiesVacuum(tuple, OldestXmin, buf);
+	LockBuffer(buf, BUFFER_LOCK_UNLOCK);
+	return status;
+}
+
+/* Copy every chunk that somebody may still need */
+static void
+chunks_copy_all(ChunkCopy *copy, TransactionId OldestXmin)
+{
+	TupleTableSlot *slot = table_slot_create(copy->source, NULL);
+	TableScanDesc scan = table_beginscan(copy->source, SnapshotAny, 0, NULL);
+
+	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
+	{
+		HeapTuple	tuple = ExecFetchSlotHeapTuple(slot, false, NULL);
+
+		CHECK_FOR_INTERRUPTS();
+		if (slot_vacuum_status(slot, tuple, OldestXmin) != HEAPTUPLE_DEAD)
+			chunks_put(copy, tuple);
+	}
+	table_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+}
+
+/* Has the target this value already (another version of the row had it)? */
+static bool
+chunks_have(ChunkCopy *copy, Oid valueid)
+{
+	ScanKeyData key;
+	SysScanDesc scan;
+	bool		found;
+
+	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(valueid));
+	scan = systable_beginscan(copy->target,
+							  RelationGetRelid(copy->indexes[copy->valid]),
+							  true, SnapshotAny, 1, &key);
+	found = systable_getnext(scan) != NULL;
+	systable_endscan(scan);
+	return found;
+}
+
+/* Copy the chunks of one value */
+static void
+chunks_copy_value(ChunkCopy *copy, Oid valueid)
+{
+	ScanKeyData key;
+	SysScanDesc scan;
+	Relation   *indexes;
+	int			nindexes;
+	int			valid;
+	HeapTuple	chunk;
+
+	if (chunks_have(copy, valueid))
+		return;
+	valid = toast_open_indexes(copy->source, AccessShareLock, &indexes, &nindexes);
+	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(valueid));
+	scan = systable_beginscan(copy->source, RelationGetRelid(indexes[valid]),
+							  true, SnapshotAny, 1, &key);
+	while ((chunk = systable_getnext(scan)) != NULL)
+		chunks_put(copy, chunk);
+	systable_endscan(scan);
+	toast_close_indexes(indexes, nindexes, AccessShareLock);
+}
+
+/* ----------
+ * Rows
+ * ----------
+ */
+
+typedef struct RowCopy
+{
+	Relation	oldheap;		/* the real table */
+	Relation	oldshadow;
+	RewriteState rewrite;
+	TransactionId oldest_xmin;
+	bool		reform;
+	ChunkCopy  *chunks;			/* NULL: no TOAST to carry along */
+	Datum	   *values;
+	bool	   *isnull;
+	double		tuples;
+	double		vacuumed;
+	double		recently_dead;
+} RowCopy;
+
+/* Will core forget something that old rows rely on? */
+static bool
+must_reform(TupleDesc desc)
+{
+	if (desc->constr && desc->constr->missing)
+		return true;
+	for (int i = 0; i < desc->natts; i++)
+		if (TupleDescAttr(desc, i)->attisdropped)
+			return true;
+	return false;
+}
+
+/* Carry the out-of-line values of a re-formed row along */
+static void
+row_copy_values(RowCopy *copy)
+{
+	TupleDesc	desc = RelationGetDescr(copy->oldheap);
+
+	for (int i = 0; i < desc->natts; i++)
+	{
+		struct varlena *value = (struct varlena *) DatumGetPointer(copy->values[i]);
+		struct varatt_external pointer;
+
+		if (copy->isnull[i] || TupleDescAttr(desc, i)->attlen != -1 ||
+			!VARATT_IS_EXTERNAL_ONDISK(value))
+			continue;
+		VARATT_EXTERNAL_GET_POINTER(pointer, value);
+		chunks_copy_value(copy->chunks, pointer.va_valueid);
+	}
+}
+
+/* A row without dropped columns and with all its defaults, sealed anew */
+static HeapTuple
+row_reform(RowCopy *copy, HeapTuple sealed)
+{
+	TupleDesc	desc = RelationGetDescr(copy->oldheap);
+	HeapTuple	plain = row_open(copy->oldheap, sealed);
+	HeapTuple	formed;
+	HeapTuple	result;
+
+	heap_deform_tuple(plain, desc, copy->values, copy->isnull);
+	for (int i = 0; i < desc->natts; i++)
+		if (TupleDescAttr(desc, i)->attisdropped)
+			copy->isnull[i] = true;
+	if (copy->chunks)
+		row_copy_values(copy);
+	formed = heap_form_tuple(desc, copy->values, copy->isnull);
+	result = row_seal(copy->oldheap, formed);
+	heap_freetuple(formed);
+	heap_freetuple(plain);
+	return result;
+}
+
+/* Warn of row versions that an exclusive lock should have kept away */
+static void
+row_warn_concurrent(RowCopy *copy, TransactionId xid, const char *what)
+{
+	if (!TransactionIdIsCurrentTransactionId(xid))
+		elog(WARNING, "concurrent %s in progress within table \"%s\"", what,
+			 RelationGetRelationName(copy->oldheap));
+}
+
+/* Must the row version be copied?  Keeps the counts. */
+static bool
+row_is_needed(RowCopy *copy, TupleTableSlot *slot, HeapTuple tuple)
+{
+	switch (slot_vacuum_status(slot, tuple, copy->oldest_xmin))
+	{
+		case HEAPTUPLE_DEAD:
+			copy->vacuumed += 1;
+			/* the rewrite has to see it, to close update chains */
+			if (rewrite_heap_dead_tuple(copy->rewrite, tuple))
+			{
+				copy->vacuumed += 1;
+				copy->recently_dead -= 1;
+			}
+			return false;
+		case HEAPTUPLE_INSERT_IN_PROGRESS:
+			row_warn_concurrent(copy, HeapTupleHeaderGetXmin(tuple->t_data),
+								"insert");
+			return true;
+		case HEAPTUPLE_DELETE_IN_PROGRESS:
+			row_warn_concurrent(copy, HeapTupleHeaderGetUpdateXid(tuple->t_data),
+								"delete");
+			copy->recently_dead += 1;
+			return true;
+		case HEAPTUPLE_RECENTLY_DEAD:
+			copy->recently_dead += 1;
+			return true;
+		case HEAPTUPLE_LIVE:
+			return true;
+	}
+	elog(ERROR, "unexpected HeapTupleSatisfiesVacuum result");
+	return false;
+}
+
+/* Copy the row version in a slot */
+static void
+row_copy_one(RowCopy *copy, TupleTableSlot *slot)
+{
+	const int	params[] = {
+		PROGRESS_CLUSTER_HEAP_TUPLES_SCANNED,
+		PROGRESS_CLUSTER_HEAP_TUPLES_WRITTEN
+	};
+	int64		done[2];
+	HeapTuple	tuple = ExecFetchSlotHeapTuple(slot, false, NULL);
+	HeapTuple	newtup;
+
+	CHECK_FOR_INTERRUPTS();
+	if (!row_is_needed(copy, slot, tuple))
+		return;
+	newtup = copy->reform ? row_reform(copy, tuple) : heap_copytuple(tuple);
+	rewrite_heap_tuple(copy->rewrite, tuple, newtup);
+	heap_freetuple(newtup);
+
+	copy->tuples += 1;
+	done[0] = done[1] = copy->tuples;
+	pgstat_progress_update_multi_param(2, params, done);
+}
+
+/* In the order of an index */
+static void
+rows_copy_by_index(RowCopy *copy, Relation index)
+{
+	TupleTableSlot *slot = table_slot_create(copy->oldshadow, NULL);
+	IndexScanDesc scan = cmek_index_beginscan(copy->oldshadow, index, SnapshotAny);
+
+	pgstat_progress_update_param(PROGRESS_CLUSTER_PHASE,
+								 PROGRESS_CLUSTER_PHASE_INDEX_SCAN_HEAP);
+	pgstat_progress_update_param(PROGRESS_CLUSTER_INDEX_RELID,
+								 RelationGetRelid(index));
+	index_rescan(scan, NULL, 0, NULL, 0);
+	while (index_getnext_slot(scan, ForwardScanDirection, slot))
+	{
+		/* no scan keys, so nothing to recheck */
+		if (scan->xs_recheck)
+			elog(ERROR, "CLUSTER does not support lossy index conditions");
+		row_copy_one(copy, slot);
+	}
+	index_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+}
+
+/* In the order of the table */
+static void
+rows_copy_by_block(RowCopy *copy)
+{
+	TupleTableSlot *slot = table_slot_create(copy->oldshadow, NULL);
+	TableScanDesc scan = table_beginscan(copy->oldshadow, SnapshotAny, 0, NULL);
+	HeapScanDesc hscan = (HeapScanDesc) scan;
+	BlockNumber block = InvalidBlockNumber;
+
+	pgstat_progress_update_param(PROGRESS_CLUSTER_PHASE,
+								 PROGRESS_CLUSTER_PHASE_SEQ_SCAN_HEAP);
+	pgstat_progress_update_param(PROGRESS_CLUSTER_TOTAL_HEAP_BLKS,
+								 hscan->rs_nblocks);
+	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
+	{
+		if (block != hscan->rs_cblock)
+		{
+			block = hscan->rs_cblock;
+			/* a scan may begin in the middle and wrap around */
+			pgstat_progress_update_param(PROGRESS_CLUSTER_HEAP_BLKS_SCANNED,
+										 (block + hscan->rs_nblocks - hscan->rs_startblock) %
+										 hscan->rs_nblocks + 1);
+		}
+		row_copy_one(copy, slot);
+	}
+	pgstat_progress_update_param(PROGRESS_CLUSTER_HEAP_BLKS_SCANNED,
+								 hscan->rs_nblocks);
+	table_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+}
+
+/* Copy the rows of a sealed table, and its TOAST */
+static void
+rewrite_rows(RowCopy *copy, Relation newheap, Relation newshadow,
+			 Relation index, TransactionId xid_cutoff, MultiXactId multi_cutoff)
+{
+	ChunkCopy	chunks;
+
+	/*
+	 * Core swaps TOAST tables by content when both tables have one, so that
+	 * pointers, which name the old one, stay right.
+	 */
+	if (OidIsValid(newheap->rd_toastoid))
+	{
+		chunks_begin(&chunks, copy->oldheap->rd_rel->reltoastrelid,
+					 newheap->rd_rel->reltoastrelid);
+		copy->chunks = &chunks;
+	}
+	copy->rewrite = begin_heap_rewrite(copy->oldshadow, newshadow,
+									   copy->oldest_xmin, xid_cutoff,
+									   multi_cutoff);
+	if (index)
+		rows_copy_by_index(copy, index);
+	else
+		rows_copy_by_block(copy);
+	end_heap_rewrite(copy->rewrite);
+
+	if (copy->chunks)
+	{
+		if (!copy->reform)
+			chunks_copy_all(copy->chunks, copy->oldest_xmin);
+		chunks_end(copy->chunks);
+	}
+}
+
+static void
+sealed_copy_for_cluster(Relation oldheap, Relation newheap, Relation index,
+						bool use_sort, TransactionId OldestXmin,
+						TransactionId *xid_cutoff, MultiXactId *multi_cutoff,
+						double *num_tuples, double *tups_vacuumed,
+						double *tups_recently_dead)
+{
+	LongShadow *oldshadow = shadow_long_begin(oldheap);
+	LongShadow *newshadow = shadow_long_begin(newheap);
+	RowCopy		copy = {0};
+
+	if (is_toast_table(oldheap))
+	{
+		cmek_stock_heap->relation_copy_for_cluster(shadow_long_relation(oldshadow),
+												   shadow_long_relation(newshadow),
+												   index, use_sort, OldestXmin,
+												   xid_cutoff, multi_cutoff,
+												   num_tuples, tups_vacuumed,
+												   tups_recently_dead);
+	}
+	else
+	{
+		int			natts = RelationGetDescr(oldheap)->natts;
+
+		copy.oldheap = oldheap;
+		copy.oldshadow = shadow_long_relation(oldshadow);
+		copy.oldest_xmin = OldestXmin;
+		copy.reform = must_reform(RelationGetDescr(oldheap));
+		copy.values = palloc(natts * sizeof(Datum));
+		copy.isnull = palloc(natts * sizeof(bool));
+		rewrite_rows(&copy, newheap, shadow_long_relation(newshadow), index,
+					 *xid_cutoff, *multi_cutoff);
+		*num_tuples += copy.tuples;
+		*tups_vacuumed += copy.vacuumed;
+		*tups_recently_dead += copy.recently_dead;
+	}
+	shadow_long_end(newshadow);
+	shadow_long_end(oldshadow);
+}
+
+/* The TOAST table is of our method, so that only we read its chunks */
+static Oid
+sealed_toast_am(Relation rel)
+{
+	return rel->rd_rel->relam;
+}
+
+void
+rewrite_set_callbacks(TableAmRoutine *am)
+{
+	am->relation_copy_for_cluster = sealed_copy_for_cluster;
+	am->relation_toast_am = sealed_toast_am;
+	am->relation_fetch_toast_slice = cmek_fetch_toast_slice;
+}

@@ -1,0 +1,278 @@
+/*-------------------------------------------------------------------------
+ *
+ * slot.c
+ *	  The slot of a sealed table: an ordinary heap slot for the logical row,
+ *	  with a second, inner slot that holds the sealed row and its buffer pin.
+ *
+ * States, beyond those of TTSOpsHeapTuple:
+ *	 pending	the inner slot holds a row that nobody has looked into yet
+ *	 opened		base.tuple points to our buffer, which holds it unsealed
+ * A row is unsealed on the first question for an attribute, so count(*)
+ * unseals nothing.  The inner slot stays filled after that, for system columns
+ * and visibility checks, until the slot is cleared or materialized.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/memutils.h"
+#include "utils/relcache.h"
+
+#include "heap/internal.h"
+
+typedef struct SealedSlot
+{
+	HeapTupleTableSlot base;	/* the logical row */
+	TupleTableSlot *inner;		/* the sealed row */
+	CmekKeyRing *ring;			/* opens it; NULL: table has no keys */
+	bool		pending;
+	char	   *buffer;			/* the unsealed row, in tts_mcxt */
+	Size		bufsize;
+} SealedSlot;
+
+/* Growing by this much at least avoids a palloc for each longer row */
+#define BUFFER_STEP 256
+
+TupleTableSlot *
+slot_inner(TupleTableSlot *slot)
+{
+	return ((SealedSlot *) slot)->inner;
+}
+
+static void
+sealed_slot_init(TupleTableSlot *slot)
+{
+	SealedSlot *s = (SealedSlot *) slot;
+	MemoryContext old = MemoryContextSwitchTo(slot->tts_mcxt);
+
+	s->inner = MakeTupleTableSlot(cmek_sealed_desc, &TTSOpsBufferHeapTuple);
+	MemoryContextSwitchTo(old);
+	s->ring = NULL;
+	s->pending = false;
+	s->buffer = NULL;
+	s->bufsize = 0;
+}
+
+static void
+sealed_slot_release(TupleTableSlot *slot)
+{
+	SealedSlot *s = (SealedSlot *) slot;
+
+	ExecClearTuple(s->inner);
+	pfree(s->inner);
+	if (s->buffer)
+		pfree(s->buffer);
+	s->inner = NULL;
+	s->buffer = NULL;
+	s->bufsize = 0;
+}
+
+/* Forget the logical row */
+static inline void
+slot_reset_logical(SealedSlot *s)
+{
+	TupleTableSlot *slot = &s->base.base;
+
+	if (unlikely(TTS_SHOULDFREE(slot)))
+	{
+		heap_freetuple(s->base.tuple);
+		slot->tts_flags &= ~TTS_FLAG_SHOULDFREE;
+	}
+	slot->tts_nvalid = 0;
+	s->base.off = 0;
+	s->base.tuple = NULL;
+	s->pending = false;
+}
+
+static void
+sealed_slot_clear(TupleTableSlot *slot)
+{
+	SealedSlot *s = (SealedSlot *) slot;
+
+	slot_reset_logical(s);
+	slot->tts_flags |= TTS_FLAG_EMPTY;
+	ItemPointerSetInvalid(&slot->tts_tid);
+	if (!TTS_EMPTY(s->inner))
+		ExecClearTuple(s->inner);
+}
+
+/*
+ * The inner slot has just been filled by heap: it is this slot's row now.  An
+ * inner slot without a tuple is heap's way of saying "a row whose columns
+ * nobody needs".
+ */
+void
+slot_take_inner(TupleTableSlot *slot, Relation rel, CmekKeyRing *ring)
+{
+	SealedSlot *s = (SealedSlot *) slot;
+
+	if (unlikely(((HeapTupleTableSlot *) s->inner)->tuple == NULL))
+	{
+		ExecStoreAllNullTuple(slot);
+		return;
+	}
+	slot_reset_logical(s);
+	s->pending = true;
+	s->ring = ring;
+	slot->tts_flags &= ~TTS_FLAG_EMPTY;
+	slot->tts_tid = s->inner->tts_tid;
+	slot->tts_tableOid = RelationGetRelid(rel);
+}
+
+/* The ring of a pending row, renewed when its lease was lost meanwhile */
+static CmekKeyRing *
+slot_ring(SealedSlot *s)
+{
+	Relation	rel;
+
+	if (likely(s->ring != NULL && cmek_keyring_is_good(s->ring)))
+		return s->ring;
+	rel = RelationIdGetRelation(s->base.base.tts_tableOid);
+	if (!RelationIsValid(rel))
+		elog(ERROR, "could not open relation with OID %u",
+			 s->base.base.tts_tableOid);
+	s->ring = cmek_keyring_acquire(rel);
+	RelationClose(rel);
+	return s->ring;
+}
+
+/* Make room for an unsealed row */
+static void
+slot_reserve(SealedSlot *s, Size len)
+{
+	if (likely(len <= s->bufsize))
+		return;
+	if (s->buffer)
+		pfree(s->buffer);
+	s->buffer = NULL;
+	s->bufsize = 0;
+	s->buffer = MemoryContextAlloc(s->base.base.tts_mcxt, len + BUFFER_STEP);
+	s->bufsize = len + BUFFER_STEP;
+}
+
+/* Unseal the pending row */
+static pg_noinline void
+slot_open(SealedSlot *s)
+{
+	HeapTuple	sealed = ((HeapTupleTableSlot *) s->inner)->tuple;
+	CmekKeyRing *ring = slot_ring(s);
+	Size		len = row_plain_len(ring, sealed);
+	HeapTuple	plain = &s->base.tupdata;
+
+	slot_reserve(s, len);
+	row_open_into(ring, sealed, s->buffer);
+	plain->t_len = len;
+	plain->t_self = s->base.base.tts_tid;
+	plain->t_tableOid = s->base.base.tts_tableOid;
+	plain->t_data = (HeapTupleHeader) s->buffer;
+	s->base.tuple = plain;
+	s->base.off = 0;
+	s->pending = false;
+}
+
+static inline void
+slot_open_if_pending(TupleTableSlot *slot)
+{
+	SealedSlot *s = (SealedSlot *) slot;
+
+	if (s->pending)
+		slot_open(s);
+}
+
+static void
+sealed_slot_getsomeattrs(TupleTableSlot *slot, int natts)
+{
+	slot_open_if_pending(slot);
+	TTSOpsHeapTuple.getsomeattrs(slot, natts);
+}
+
+/* System columns are those of the sealed row as long as we hold it */
+static Datum
+sealed_slot_getsysattr(TupleTableSlot *slot, int attnum, bool *isnull)
+{
+	SealedSlot *s = (SealedSlot *) slot;
+
+	if (!TTS_EMPTY(s->inner))
+		return TTSOpsBufferHeapTuple.getsysattr(s->inner, attnum, isnull);
+	return TTSOpsHeapTuple.getsysattr(slot, attnum, isnull);
+}
+
+#ifdef CMEK_SLOT_HAS_CURRENT_XACT
+static bool
+sealed_slot_is_current_xact(TupleTableSlot *slot)
+{
+	SealedSlot *s = (SealedSlot *) slot;
+
+	if (!TTS_EMPTY(s->inner))
+		return TTSOpsBufferHeapTuple.is_current_xact_tuple(s->inner);
+	return TTSOpsHeapTuple.is_current_xact_tuple(slot);
+}
+#endif
+
+/* An unsealed row lives in the slot's own buffer already */
+static void
+sealed_slot_materialize(TupleTableSlot *slot)
+{
+	SealedSlot *s = (SealedSlot *) slot;
+
+	slot_open_if_pending(slot);
+	if (s->base.tuple != &s->base.tupdata)
+		TTSOpsHeapTuple.materialize(slot);
+	if (!TTS_EMPTY(s->inner))
+		ExecClearTuple(s->inner);
+}
+
+/* Copy the row of any slot into ours */
+static void
+sealed_slot_copyslot(TupleTableSlot *dst, TupleTableSlot *src)
+{
+	SealedSlot *d = (SealedSlot *) dst;
+	MemoryContext old = MemoryContextSwitchTo(dst->tts_mcxt);
+	HeapTuple	tuple = ExecCopySlotHeapTuple(src);
+
+	MemoryContextSwitchTo(old);
+	sealed_slot_clear(dst);
+	d->base.tuple = tuple;
+	dst->tts_flags &= ~TTS_FLAG_EMPTY;
+	dst->tts_flags |= TTS_FLAG_SHOULDFREE;
+	dst->tts_tid = tuple->t_self;
+	dst->tts_tableOid = tuple->t_tableOid;
+}
+
+static HeapTuple
+sealed_slot_get_heap_tuple(TupleTableSlot *slot)
+{
+	slot_open_if_pending(slot);
+	return TTSOpsHeapTuple.get_heap_tuple(slot);
+}
+
+static HeapTuple
+sealed_slot_copy_heap_tuple(TupleTableSlot *slot)
+{
+	slot_open_if_pending(slot);
+	return TTSOpsHeapTuple.copy_heap_tuple(slot);
+}
+
+static MinimalTuple
+sealed_slot_copy_minimal_tuple(CMEK_COPY_MINIMAL_PARAMS(slot))
+{
+	slot_open_if_pending(slot);
+	return TTSOpsHeapTuple.copy_minimal_tuple(CMEK_COPY_MINIMAL_ARGS(slot));
+}
+
+const TupleTableSlotOps cmek_slot_ops = {
+	.base_slot_size = sizeof(SealedSlot),
+	.init = sealed_slot_init,
+	.release = sealed_slot_release,
+	.clear = sealed_slot_clear,
+	.getsomeattrs = sealed_slot_getsomeattrs,
+	.getsysattr = sealed_slot_getsysattr,
+#ifdef CMEK_SLOT_HAS_CURRENT_XACT
+	.is_current_xact_tuple = sealed_slot_is_current_xact,
+#endif
+	.materialize = sealed_slot_materialize,
+	.copyslot = sealed_slot_copyslot,
+	.get_heap_tuple = sealed_slot_get_heap_tuple,
+	.copy_heap_tuple = sealed_slot_copy_heap_tuple,
+	.copy_minimal_tuple = sealed_slot_copy_minimal_tuple,
+};
