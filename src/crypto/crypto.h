@@ -30,7 +30,8 @@ typedef struct CmekAead CmekAead;
 
 /*
  * Expand a key.  ERROR when the chosen implementation is not available.  The
- * context lives until cmek_aead_free.
+ * context lives until cmek_aead_free or the end of the process, which leaves
+ * no core dump from here on (cmek_secret_forbid_core_dump).
  */
 extern CmekAead *cmek_aead_create(const uint8 *key);
 extern CmekAead *cmek_aead_create_with(const uint8 *key, CmekCryptoChoice impl);
@@ -52,7 +53,7 @@ extern void cmek_aead_seal_nonce(CmekAead *aead, uint8 *out,
 
 /*
  * Open: "sealed" is nonce | ciphertext (len bytes) | tag.  False when the tag
- * does not fit; then "plain" holds zeros.
+ * does not fit; then "plain" holds zeros.  The two must not overlap.
  */
 extern bool cmek_aead_open(CmekAead *aead, void *plain,
 						   const uint8 *sealed, Size len,
@@ -83,7 +84,7 @@ extern void cmek_secret_free(void *ptr);
 
 /*
  * Lives until the memory context is reset or deleted, also by an error: the
- * way to hold a key for the length of a call.
+ * way to hold a key for the length of a call.  Not for cmek_secret_free.
  */
 extern void *cmek_secret_alloc_in(MemoryContext context, Size size);
 
@@ -94,8 +95,9 @@ extern void cmek_cleanse(void *ptr, Size len);
 extern bool cmek_equal(const void *a, const void *b, Size len);
 
 /*
- * Lock a range of already allocated (e.g. shared) memory and leave it out of
- * core dumps.  Returns false, errno set, where the system refuses.
+ * Lock a range of already allocated (e.g. shared) memory, the whole pages in
+ * it, and leave it out of core dumps.  Returns false, errno set, where the
+ * system refuses one or the other (as it may on huge pages).
  */
 extern bool cmek_secret_protect(void *addr, Size size);
 

@@ -1,0 +1,169 @@
+/*-------------------------------------------------------------------------
+ *
+ * aead_ipsecmb.c
+ *	  AES-256-GCM by Intel's libipsec-mb: the fast one.
+ *
+ * Owns the decision whether the library may be used on this processor, and
+ * the expanded keys in its format.
+ *
+ * Of the library's manager we need three functions, which keep no state; the
+ * manager (200 kB) is given back at once.  So they are as good in a forked
+ * child, and when the postmaster has looked already, a backend does not pay
+ * for the library's self test (14 ms the first time).
+ *
+ * What GCM leaves behind (a block of key stream, the computed tag) goes to the
+ * context, which is secret memory, never to the stack.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "crypto/aead.h"
+
+#ifdef CMEK_HAVE_IPSECMB
+#include <intel-ipsec-mb.h>
+
+/* 1.3 is the first to test itself */
+#if IMB_VERSION_NUM >= IMB_VERSION(1, 3, 0)
+#define IPSECMB_USABLE
+#endif
+#endif
+
+#ifdef IPSECMB_USABLE
+
+/* The processor's instructions without which it would be slow or leak */
+#define IPSECMB_CPU_FEATURES (IMB_FEATURE_AESNI | IMB_FEATURE_PCLMULQDQ)
+
+typedef struct IpsecmbAead
+{
+	CmekAead	base;
+	struct gcm_context_data scratch;
+	uint64		tag[CMEK_TAG_LEN / sizeof(uint64)];
+	struct gcm_key_data key;
+} IpsecmbAead;
+
+static aes_gcm_pre_t gcm_expand;
+static aes_gcm_enc_dec_t gcm_encrypt;
+static aes_gcm_enc_dec_t gcm_decrypt;
+
+/* Expand the key */
+static bool
+ipsecmb_init(CmekAead *aead, const uint8 *key)
+{
+	gcm_expand(key, &((IpsecmbAead *) aead)->key);
+	return true;
+}
+
+/* Seal; the library refuses an argument only by its error number */
+static void
+ipsecmb_seal(CmekAead *aead, uint8 *out, const uint8 *nonce,
+			 const void *plain, Size len, const void *aad, Size aadlen)
+{
+	IpsecmbAead *self = (IpsecmbAead *) aead;
+
+	gcm_encrypt(&self->key, &self->scratch, out, plain, len, nonce,
+				aad, aadlen, out + len, CMEK_TAG_LEN);
+	if (unlikely(imb_get_errno(NULL) != 0))
+		elog(ERROR, "libipsec-mb could not seal a value: %s",
+			 imb_get_strerror(imb_get_errno(NULL)));
+}
+
+/* Compare the tag in "sealed" with the computed one, in constant time */
+static inline bool
+ipsecmb_tag_fits(const IpsecmbAead *self, const uint8 *tag)
+{
+	uint64		given[CMEK_TAG_LEN / sizeof(uint64)];
+
+	memcpy(given, tag, CMEK_TAG_LEN);
+	return ((given[0] ^ self->tag[0]) | (given[1] ^ self->tag[1])) == 0;
+}
+
+/* Open; a refused argument would leave the last value's tag in place */
+static bool
+ipsecmb_open(CmekAead *aead, void *plain, const uint8 *sealed, Size len,
+			 const void *aad, Size aadlen)
+{
+	IpsecmbAead *self = (IpsecmbAead *) aead;
+	const uint8 *ciphertext = sealed + CMEK_NONCE_LEN;
+	bool		fits;
+
+	gcm_decrypt(&self->key, &self->scratch, plain, ciphertext, len, sealed,
+				aad, aadlen, (uint8 *) self->tag, CMEK_TAG_LEN);
+	fits = ipsecmb_tag_fits(self, ciphertext + len);
+	return fits && likely(imb_get_errno(NULL) == 0);
+}
+
+static const CmekAeadImpl cmek_aead_ipsecmb_impl = {
+	.name = "ipsec-mb",
+	.size = sizeof(IpsecmbAead),
+	.init = ipsecmb_init,
+	.seal = ipsecmb_seal,
+	.open = ipsecmb_open,
+	.fini = NULL
+};
+
+/* Why an allocated manager is not to be trusted; NULL when it is */
+static const char *
+ipsecmb_set_up(IMB_MGR *mgr)
+{
+	if ((mgr->features & IPSECMB_CPU_FEATURES) != IPSECMB_CPU_FEATURES)
+		return "The processor lacks AES-NI or PCLMULQDQ.";
+
+	init_mb_mgr_auto(mgr, NULL);
+	if (imb_get_errno(mgr) != 0)
+		return "libipsec-mb could not be initialized.";
+	if ((mgr->features & IMB_FEATURE_SELF_TEST) == 0 ||
+		(mgr->features & IMB_FEATURE_SELF_TEST_PASS) == 0)
+		return "The self test of libipsec-mb did not succeed.";
+
+	gcm_expand = mgr->gcm256_pre;
+	gcm_encrypt = mgr->gcm256_enc;
+	gcm_decrypt = mgr->gcm256_dec;
+	return NULL;
+}
+
+/* Look once whether the library works here */
+static const char *
+ipsecmb_probe(void)
+{
+	IMB_MGR    *mgr = alloc_mb_mgr(0);
+	const char *reason;
+
+	if (mgr == NULL)
+		return "libipsec-mb could not allocate its memory.";
+	reason = ipsecmb_set_up(mgr);
+	free_mb_mgr(mgr);
+	return reason;
+}
+
+/* The implementation, if it can be used here */
+const CmekAeadImpl *
+cmek_aead_ipsecmb(const char **reason)
+{
+	static bool probed = false;
+	static const char *unusable;
+
+	if (!probed)
+	{
+		unusable = ipsecmb_probe();
+		probed = true;
+		if (unusable != NULL)
+			ereport(LOG,
+					(errmsg("cmek does not use libipsec-mb"),
+					 errdetail_internal("%s", unusable)));
+	}
+	*reason = unusable;
+	return unusable == NULL ? &cmek_aead_ipsecmb_impl : NULL;
+}
+
+#else							/* !IPSECMB_USABLE */
+
+/* The implementation, if it can be used here */
+const CmekAeadImpl *
+cmek_aead_ipsecmb(const char **reason)
+{
+	*reason = "cmek was built without libipsec-mb 1.3 or later.";
+	return NULL;
+}
+
+#endif							/* IPSECMB_USABLE */
