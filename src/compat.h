@@ -130,4 +130,19 @@ typedef bool CmekUpdateIndexes;
 #endif
 #define CMEK_PARTITIONED_HAS_METHOD (PG_VERSION_NUM >= 170000)
 
+/*
+ * keys/: early releases of 15 had another name for InitMaterializedSRF; 17
+ * lets extensions name their wait events.
+ */
+#include "funcapi.h"
+#include "utils/wait_event.h"
+#ifndef MAT_SRF_USE_EXPECTED_DESC
+#define InitMaterializedSRF(fcinfo, flags) SetSingleFuncCall(fcinfo, flags)
+#endif
+#if PG_VERSION_NUM >= 170000
+#define cmek_wait_event(name) WaitEventExtensionNew(name)
+#else
+#define cmek_wait_event(name) PG_WAIT_EXTENSION
+#endif
+
 #endif							/* CMEK_COMPAT_H */

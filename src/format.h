@@ -100,6 +100,15 @@ typedef struct CmekWrapAad
 	uint8		table_key[CMEK_UUID_LEN];
 } CmekWrapAad;
 
+/* Provider cmek_file wraps a table key as it were a data key: nonce | key | tag */
+#define CMEK_FILE_WRAP_DOMAIN "cmek_file table key 1"
+
+typedef struct CmekFileWrapAad
+{
+	char		domain[32];		/* CMEK_FILE_WRAP_DOMAIN, then zeros */
+	uint8		uuid[CMEK_UUID_LEN];
+} CmekFileWrapAad;
+
 StaticAssertDecl(CMEK_ROW_CLEAR == 18, "the MVCC part of a tuple header is 18 bytes");
 StaticAssertDecl(CMEK_ROW_HOFF == 24, "a sealed row has 24 bytes of header");
 StaticAssertDecl(sizeof(CmekSealedHeader) == 16, "sealed header");
@@ -107,5 +116,7 @@ StaticAssertDecl(CMEK_SEAL_OVERHEAD == 32, "seal overhead");
 StaticAssertDecl(sizeof(CmekRowAad) == 20, "row AAD has no padding");
 StaticAssertDecl(sizeof(CmekChunkAad) == 32, "chunk AAD has no padding");
 StaticAssertDecl(sizeof(CmekWrapAad) == 40, "wrap AAD has no padding");
+
+StaticAssertDecl(sizeof(CmekFileWrapAad) == 48, "file wrap AAD has no padding");
 
 #endif							/* CMEK_FORMAT_H */

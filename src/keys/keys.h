@@ -114,6 +114,8 @@ extern void cmek_keys_create(Oid relid, Oid serverid);
 extern void cmek_keys_rewrap(Oid relid, Oid serverid);
 /* The table goes: so do its key rows */
 extern void cmek_keys_delete(Oid relid);
+/* A server was renamed: the key rows name it, too */
+extern void cmek_keys_rename_server(const char *oldname, const char *newname);
 
 /* ----------
  * Counters of cmek.stat, kept per backend and added to the shared ones at

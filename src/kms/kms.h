@@ -117,6 +117,9 @@ typedef struct CmekKmsProvider
 /* NULL when there is no such wrapper of ours */
 extern const CmekKmsProvider *cmek_kms_provider(const char *wrapper);
 
+/* Setting: servers of ordinary users may use the host's own identity */
+extern PGDLLIMPORT bool cmek_ambient_credentials;
+
 /* Register this folder's settings; called once by _PG_init */
 extern void cmek_kms_init(void);
 

@@ -1,0 +1,159 @@
+/*-------------------------------------------------------------------------
+ *
+ * init.c
+ *	  Settings, shared memory and background workers of this folder.
+ *
+ * Without shared_preload_libraries nothing here exists but the settings of
+ * sessions, and cmek_require_preload() says so.  During a binary upgrade there
+ * is shared memory but no worker: nothing can ask for a key.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "storage/lwlock.h"
+#include "storage/shmem.h"
+#include "utils/guc.h"
+
+#include "compat.h"
+#include "keys/internal.h"
+
+int			cmek_key_cache_size = 4096;
+int			cmek_kms_workers = 2;
+int			cmek_key_cache_ttl = 300;
+int			cmek_kms_grace = 900;
+int			cmek_kms_timeout = 10000;
+
+static LWLockPadded *locks = NULL;
+static shmem_request_hook_type previous_request_hook = NULL;
+static shmem_startup_hook_type previous_startup_hook = NULL;
+
+/* One of our locks. */
+LWLock *
+cmek_lock(CmekLockId id)
+{
+	return &locks[id].lock;
+}
+
+/* See keys.h. */
+bool
+cmek_is_preloaded(void)
+{
+	return locks != NULL;
+}
+
+/* See keys.h. */
+void
+cmek_require_preload(void)
+{
+	if (!cmek_is_preloaded())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cmek is not loaded"),
+				 errhint("Set shared_preload_libraries = 'cmek' and restart the server.")));
+}
+
+/* Ask for our share of shared memory. */
+static void
+request_shmem(void)
+{
+	if (previous_request_hook)
+		previous_request_hook();
+	RequestAddinShmemSpace(cmek_cache_shmem_size());
+	RequestAddinShmemSpace(cmek_state_shmem_size());
+	RequestAddinShmemSpace(cmek_board_shmem_size());
+	RequestAddinShmemSpace(cmek_stat_shmem_size());
+	RequestAddinShmemSpace(cmek_progress_shmem_size());
+	RequestNamedLWLockTranche("cmek", CMEK_NUM_LOCKS);
+}
+
+/* Set it up. */
+static void
+startup_shmem(void)
+{
+	if (previous_startup_hook)
+		previous_startup_hook();
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	cmek_cache_shmem_init();
+	cmek_state_shmem_init();
+	cmek_board_shmem_init();
+	cmek_stat_shmem_init();
+	cmek_progress_shmem_init();
+	locks = GetNamedLWLockTranche("cmek");
+	LWLockRelease(AddinShmemInitLock);
+}
+
+/* Settings that shape shared memory and workers. */
+static void
+define_startup_settings(void)
+{
+	DefineCustomIntVariable("cmek.key_cache_size",
+							"Number of table keys kept open.",
+							NULL,
+							&cmek_key_cache_size,
+							4096, 16, 1000000,
+							PGC_POSTMASTER, 0,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("cmek.kms_workers",
+							"Number of processes that talk to KMSs.",
+							"They count against max_worker_processes, and so does the keeper.",
+							&cmek_kms_workers,
+							2, 1, CMEK_MAX_KMS_WORKERS,
+							PGC_POSTMASTER, 0,
+							NULL, NULL, NULL);
+}
+
+/* Settings that can change while the server runs. */
+static void
+define_settings(void)
+{
+	DefineCustomIntVariable("cmek.key_cache_ttl",
+							"How long an opened table key is used before its KMS is asked again.",
+							NULL,
+							&cmek_key_cache_ttl,
+							300, 1, 86400,
+							PGC_SIGHUP, GUC_UNIT_S,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("cmek.kms_grace",
+							"How long an opened table key stays in use while its KMS does not answer.",
+							"A KMS that denies the key ends its use at once.",
+							&cmek_kms_grace,
+							900, 0, 604800,
+							PGC_SIGHUP, GUC_UNIT_S,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("cmek.kms_timeout",
+							"How long a statement waits for a KMS.",
+							NULL,
+							&cmek_kms_timeout,
+							10000, 100, 600000,
+							PGC_USERSET, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+}
+
+/* Register what belongs to this folder. */
+void
+cmek_keys_init(void)
+{
+	define_settings();
+	/* key rows are deleted without the library preloaded, too */
+	cmek_catalog_init();
+	if (!process_shared_preload_libraries_in_progress)
+		return;
+
+	define_startup_settings();
+	previous_request_hook = shmem_request_hook;
+	shmem_request_hook = request_shmem;
+	previous_startup_hook = shmem_startup_hook;
+	shmem_startup_hook = startup_shmem;
+	cmek_forget_init();
+	cmek_ring_init();
+	cmek_stat_init();
+	cmek_progress_init();
+	if (!IsBinaryUpgrade)
+	{
+		cmek_workers_register();
+		cmek_keeper_register();
+	}
+}

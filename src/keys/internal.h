@@ -1,0 +1,282 @@
+/*-------------------------------------------------------------------------
+ *
+ * keys/internal.h
+ *	  What the files of this folder share and nobody else needs.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CMEK_KEYS_INTERNAL_H
+#define CMEK_KEYS_INTERNAL_H
+
+#include "storage/latch.h"
+#include "storage/lwlock.h"
+#include "utils/timestamp.h"
+
+#include "keys/keys.h"
+
+/* ----------
+ * init.c: settings and shared memory
+ * ----------
+ */
+extern int	cmek_key_cache_size;	/* table keys */
+extern int	cmek_kms_workers;
+extern int	cmek_key_cache_ttl; /* s */
+extern int	cmek_kms_grace;		/* s */
+extern int	cmek_kms_timeout;	/* ms */
+
+#define CMEK_MAX_KMS_WORKERS 32
+
+/* Whoever holds the board's lock may take the cache's, never the reverse */
+typedef enum CmekLockId
+{
+	CMEK_LOCK_BOARD,			/* board.c and state.c */
+	CMEK_LOCK_CACHE,
+	CMEK_LOCK_PROGRESS,
+	CMEK_NUM_LOCKS
+} CmekLockId;
+
+extern LWLock *cmek_lock(CmekLockId id);
+
+/* ----------
+ * What a backend asks of a KMS.  Holds credentials: cleanse it.
+ * ----------
+ */
+typedef enum CmekOperation
+{
+	CMEK_OP_GENERATE,
+	CMEK_OP_UNWRAP
+} CmekOperation;
+
+typedef struct CmekKeyRequest
+{
+	CmekOperation op;
+	Oid			database;
+	Oid			server;
+	char		server_name[NAMEDATALEN];
+	uint8		uuid[CMEK_UUID_LEN];
+	char		version[CMEK_KMS_MAX_KEY_ID];	/* expected; "" when unknown */
+	uint32		blob_len;
+	uint8		blob[CMEK_KMS_MAX_BLOB];
+	uint64		config_hash;
+	CmekKmsConfig config;
+} CmekKeyRequest;
+
+/* What it gets back: never the key itself, that is in the cache */
+typedef struct CmekReply
+{
+	CmekKmsClass klass;
+	char		code[CMEK_KMS_MAX_CODE];
+	char		message[CMEK_KMS_MAX_MESSAGE];
+	char		key_id[CMEK_KMS_MAX_KEY_ID];
+	char		key_version[CMEK_KMS_MAX_KEY_ID];
+	uint32		blob_len;
+	uint8		blob[CMEK_KMS_MAX_BLOB];
+	TimestampTz since;			/* inaccessible since; 0 when not known */
+} CmekReply;
+
+/* ----------
+ * cache.c: table keys in shared memory.  "server" is an index of state.c.
+ * ----------
+ */
+typedef struct CmekLease
+{
+	pg_atomic_uint64 *generation;
+	uint64		value;
+} CmekLease;
+
+/* A cached key that ought to be proved again */
+typedef struct CmekDueProof
+{
+	int			server;
+	uint64		version;
+	Oid			database;
+	uint8		uuid[CMEK_UUID_LEN];
+	TimestampTz tried_at;
+} CmekDueProof;
+
+extern Size cmek_cache_shmem_size(void);
+extern void cmek_cache_shmem_init(void);
+extern bool cmek_cache_fetch(const CmekKeyRequest *what, uint8 *key,
+							 CmekLease *lease);
+extern bool cmek_cache_store(const CmekKeyRequest *what, int server,
+							 const CmekKmsAnswer *answer,
+							 TimestampTz proved_at, bool may_insert);
+extern void cmek_cache_drop(Oid database, const uint8 *uuid);
+extern void cmek_cache_drop_server(int server);
+extern int	cmek_cache_due(TimestampTz now, int64 ttl_us, CmekDueProof *due,
+						   int max);
+extern bool cmek_cache_describe(const CmekDueProof *due, CmekKeyRequest *what);
+extern void cmek_cache_expire(const TimestampTz *oldest);
+extern int	cmek_cache_count(void);
+extern uint64 cmek_cache_drops(void);
+
+/* ----------
+ * state.c: what is known of each KMS key.  Call with the board's lock.
+ * ----------
+ */
+typedef enum CmekServerChange
+{
+	CMEK_SERVER_SAME,
+	CMEK_SERVER_LOST,
+	CMEK_SERVER_BACK
+} CmekServerChange;
+
+extern Size cmek_state_shmem_size(void);
+extern void cmek_state_shmem_init(void);
+extern int	cmek_num_servers(void);
+extern int	cmek_server_enter(const CmekKeyRequest *what);
+extern void cmek_server_leave(int server);
+extern bool cmek_server_start(int server, int limit);
+extern void cmek_server_stop(int server);
+extern bool cmek_server_remembers(int server, const CmekKeyRequest *what,
+								  CmekReply *reply);
+extern bool cmek_server_revoked_since(int server, TimestampTz started);
+extern CmekServerChange cmek_server_observe(int server,
+											const CmekKeyRequest *what,
+											const CmekKmsAnswer *answer,
+											TimestampTz started);
+extern TimestampTz cmek_server_since(int server);
+extern bool cmek_server_proof_config(int server, CmekKeyRequest *what);
+extern void cmek_server_oldest_proofs(TimestampTz now, TimestampTz *oldest);
+
+/* ----------
+ * board.c: requests on their way to workers
+ * ----------
+ */
+typedef enum CmekBoardResult
+{
+	CMEK_BOARD_POSTED,			/* wait for it, then leave */
+	CMEK_BOARD_CACHED,			/* the cache has the key by now */
+	CMEK_BOARD_REMEMBERED,		/* failed a moment ago; the reply says how */
+	CMEK_BOARD_FULL				/* wait for space */
+} CmekBoardResult;
+
+extern Size cmek_board_shmem_size(void);
+extern void cmek_board_shmem_init(void);
+extern CmekBoardResult cmek_board_enter(const CmekKeyRequest *what,
+										TimestampTz deadline, int *slot,
+										CmekReply *reply);
+extern bool cmek_board_wait(int slot, TimestampTz deadline, CmekReply *reply);
+extern void cmek_board_wait_space(TimestampTz deadline);
+extern void cmek_board_leave(int slot);
+extern bool cmek_board_has_workers(void);
+extern void cmek_board_prove(const CmekDueProof *due, TimestampTz deadline);
+extern void cmek_board_attach(int worker, Latch *latch);
+extern void cmek_board_detach(int worker);
+extern int	cmek_board_take(int worker);
+extern const CmekKeyRequest *cmek_board_request(int slot,
+												TimestampTz *deadline);
+extern void cmek_board_finish(int slot, CmekKmsAnswer *answer,
+							  TimestampTz started);
+
+/* request.c: ask a worker and wait */
+extern void cmek_request_run(const CmekKeyRequest *what, CmekReply *reply);
+
+/* ----------
+ * catalog.c: the rows of one table
+ * ----------
+ */
+typedef struct CmekTableKeyRow
+{
+	uint8		id[CMEK_UUID_LEN];
+	Oid			relid;
+	int32		version;
+	char		server[NAMEDATALEN];
+	char		key_id[CMEK_KMS_MAX_KEY_ID];
+	char		key_version[CMEK_KMS_MAX_KEY_ID];
+	uint32		blob_len;
+	uint8		blob[CMEK_KMS_MAX_BLOB];
+} CmekTableKeyRow;
+
+typedef struct CmekDataKeyRow
+{
+	uint32		id;
+	Oid			relid;
+	CmekStructureKind kind;
+	uint8		structure[CMEK_UUID_LEN];
+	int32		generation;
+	uint8		table_key[CMEK_UUID_LEN];
+	uint8		wrapped[CMEK_WRAPPED_DEK_LEN];
+	bool		current;
+} CmekDataKeyRow;
+
+typedef struct CmekBinding
+{
+	CmekTableKeyRow table_key;	/* the highest version */
+	int			ndeks;
+	CmekDataKeyRow *deks;
+} CmekBinding;
+
+extern void cmek_catalog_init(void);
+extern CmekBinding *cmek_catalog_read(Oid relid);
+extern bool cmek_catalog_bound(Oid relid);
+extern void cmek_catalog_server_version(const char *server, char *version);
+extern uint32 cmek_catalog_new_dek_id(void);
+extern void cmek_catalog_insert_table_key(const CmekTableKeyRow *row);
+extern void cmek_catalog_insert_data_key(const CmekDataKeyRow *row);
+extern void cmek_catalog_rewrap_data_keys(Oid relid, const CmekDataKeyRow *rows,
+										  int nrows);
+extern List *cmek_catalog_delete(Oid relid);
+extern void cmek_catalog_rename_server(const char *oldname,
+									   const char *newname);
+/* Did this transaction write key rows? */
+extern bool cmek_catalog_written(void);
+
+/* ----------
+ * server.c: KMS keys as backends see them in the catalogs
+ * ----------
+ */
+extern void cmek_server_fill(CmekKeyRequest *what, Oid serverid);
+
+/* ----------
+ * tablekey.c: how a backend comes by an opened table key
+ * ----------
+ */
+extern void cmek_table_key_open(const CmekTableKeyRow *row, uint8 *key,
+								CmekLease *lease);
+extern void cmek_table_key_generate(Oid relid, Oid serverid, int32 version,
+									CmekTableKeyRow *row, uint8 *key);
+extern void cmek_dek_wrap(CmekDataKeyRow *row, const uint8 *table_key_id,
+						  CmekAead *table_key, const uint8 *dek);
+extern void cmek_dek_unwrap(const CmekDataKeyRow *row,
+							const CmekTableKeyRow *table_key_row,
+							CmekAead *table_key, uint8 *dek);
+
+/* forget.c */
+extern void cmek_table_key_forget(const uint8 *uuid, bool on_commit);
+extern void cmek_forget_init(void);
+
+/* ring.c */
+extern void cmek_ring_init(void);
+
+/* ----------
+ * stat.c, progress.c
+ * ----------
+ */
+typedef enum CmekStat
+{
+	CMEK_STAT_HITS,
+	CMEK_STAT_MISSES,
+	CMEK_STAT_EVICTIONS,
+	CMEK_STAT_CALLS,
+	CMEK_STAT_FAILURES,
+	CMEK_STAT_CALL_USECS,
+	CMEK_STAT_SEALS,
+	CMEK_STAT_UNSEALS,
+	CMEK_NUM_STATS
+} CmekStat;
+
+extern Size cmek_stat_shmem_size(void);
+extern void cmek_stat_shmem_init(void);
+extern void cmek_stat_init(void);
+extern void cmek_stat_add(CmekStat stat, uint64 n);
+
+extern Size cmek_progress_shmem_size(void);
+extern void cmek_progress_shmem_init(void);
+extern void cmek_progress_init(void);
+
+/* worker.c, keeper.c */
+extern void cmek_workers_register(void);
+extern void cmek_keeper_register(void);
+
+#endif							/* CMEK_KEYS_INTERNAL_H */

@@ -1,0 +1,113 @@
+/*-------------------------------------------------------------------------
+ *
+ * keeper.c
+ *	  The keeper: has cached table keys proved again at their KMS, and drops
+ *	  those that could not be proved for too long.
+ *
+ * It never calls a KMS itself: proofs go over the board like requests of
+ * backends, and KMS workers draw the consequences (board.c).  One proof is
+ * asked for each KMS key version whose time has come, by the blob that waited
+ * longest for its turn; it speaks for all cached keys of that version, so
+ * that ten thousand tables under one key cost one call in a TTL.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+
+#include "compat.h"
+#include "keys/internal.h"
+
+PGDLLEXPORT void cmek_keeper_main(Datum arg);
+
+#define PROOFS_A_TICK 64
+
+/* Register the keeper; called in the postmaster. */
+void
+cmek_keeper_register(void)
+{
+	BackgroundWorker worker = {0};
+
+	strlcpy(worker.bgw_name, "cmek keeper", BGW_MAXLEN);
+	strlcpy(worker.bgw_type, "cmek keeper", BGW_MAXLEN);
+	strlcpy(worker.bgw_library_name, "cmek", sizeof(worker.bgw_library_name));
+	strlcpy(worker.bgw_function_name, "cmek_keeper_main", BGW_MAXLEN);
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS;
+	worker.bgw_start_time = BgWorkerStart_ConsistentState;
+	worker.bgw_restart_time = 5;
+	RegisterBackgroundWorker(&worker);
+}
+
+/* Ask for the proofs that are due. */
+static void
+ask_for_proofs(TimestampTz now)
+{
+	CmekDueProof due[PROOFS_A_TICK];
+	int			n = cmek_cache_due(now, cmek_key_cache_ttl * USECS_PER_SEC,
+								   due, PROOFS_A_TICK);
+	TimestampTz deadline = TimestampTzPlusMilliseconds(now, cmek_kms_timeout);
+
+	for (int i = 0; i < n; i++)
+		cmek_board_prove(&due[i], deadline);
+}
+
+/* Drop the keys that were not proved for too long. */
+static void
+expire_keys(TimestampTz now, TimestampTz *oldest)
+{
+	LWLockAcquire(cmek_lock(CMEK_LOCK_BOARD), LW_SHARED);
+	cmek_server_oldest_proofs(now, oldest);
+	cmek_cache_expire(oldest);
+	LWLockRelease(cmek_lock(CMEK_LOCK_BOARD));
+}
+
+/* Wait for the next round, or for a signal. */
+static void
+wait_a_tick(void)
+{
+	long		tick = Min(1000L, cmek_key_cache_ttl * 500L);
+
+	(void) WaitLatch(MyLatch,
+					 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, tick,
+					 cmek_wait_event("CmekKeeperMain"));
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+	}
+}
+
+/* Entry of the keeper. */
+void
+cmek_keeper_main(Datum arg)
+{
+	TimestampTz *oldest;
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
+	BackgroundWorkerUnblockSignals();
+	oldest = MemoryContextAlloc(TopMemoryContext,
+								cmek_num_servers() * sizeof(TimestampTz));
+
+	while (!ShutdownRequestPending)
+	{
+		TimestampTz now = GetCurrentTimestamp();
+
+		if (cmek_cache_count() > 0)
+		{
+			expire_keys(now, oldest);
+			ask_for_proofs(now);
+		}
+		wait_a_tick();
+	}
+	/* not 0, which would mean: never start the keeper again */
+	proc_exit(1);
+}

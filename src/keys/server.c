@@ -1,0 +1,102 @@
+/*-------------------------------------------------------------------------
+ *
+ * server.c
+ *	  KMS keys as a backend finds them in the catalogs: a foreign server of
+ *	  one of our wrappers, and its PUBLIC user mapping.
+ *
+ * Everything a KMS worker needs to know about a server is flattened here.
+ * Mappings of single users are never read: a table belongs to all its users.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/reloptions.h"
+#include "catalog/pg_user_mapping.h"
+#include "commands/defrem.h"
+#include "common/hashfn.h"
+#include "foreign/foreign.h"
+#include "miscadmin.h"
+#include "utils/syscache.h"
+
+#include "compat.h"
+#include "keys/internal.h"
+
+/* Append one string with its NUL to the flattened options. */
+static void
+append_string(CmekKmsConfig *config, const char *text)
+{
+	Size		len = strlen(text) + 1;
+
+	if (config->len + len > CMEK_KMS_MAX_CONFIG)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("the options of a KMS key and its user mapping are too long"),
+				 errdetail("Together they may have %d bytes.",
+						   CMEK_KMS_MAX_CONFIG)));
+	memcpy(config->options + config->len, text, len);
+	config->len += len;
+}
+
+/* Append a list of options. */
+static void
+append_options(CmekKmsConfig *config, List *options)
+{
+	ListCell   *lc;
+
+	foreach(lc, options)
+	{
+		DefElem    *def = (DefElem *) lfirst(lc);
+
+		append_string(config, def->defname);
+		append_string(config, defGetString(def));
+	}
+}
+
+/* Append the options of the PUBLIC user mapping, if there is one. */
+static void
+append_public_mapping(CmekKmsConfig *config, Oid serverid)
+{
+	HeapTuple	tuple = SearchSysCache2(USERMAPPINGUSERSERVER,
+										ObjectIdGetDatum(InvalidOid),
+										ObjectIdGetDatum(serverid));
+	Datum		options;
+	bool		isnull;
+
+	if (!HeapTupleIsValid(tuple))
+		return;
+	options = SysCacheGetAttr(USERMAPPINGUSERSERVER, tuple,
+							  Anum_pg_user_mapping_umoptions, &isnull);
+	if (!isnull)
+		append_options(config, untransformRelOptions(options));
+	ReleaseSysCache(tuple);
+}
+
+/* Fill in where a request goes.  ERROR when the server is no KMS key. */
+void
+cmek_server_fill(CmekKeyRequest *what, Oid serverid)
+{
+	ForeignServer *server = GetForeignServer(serverid);
+	ForeignDataWrapper *wrapper = GetForeignDataWrapper(server->fdwid);
+	CmekKmsConfig *config = &what->config;
+
+	if (cmek_kms_provider(wrapper->fdwname) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("server \"%s\" is not a KMS key", server->servername),
+				 errhint("Create it with one of the foreign-data wrappers of extension cmek.")));
+
+	memset(config, 0, sizeof(CmekKmsConfig));
+	strlcpy(config->provider, wrapper->fdwname, sizeof(config->provider));
+	config->ambient = cmek_ambient_credentials || superuser_arg(server->owner);
+	append_options(config, server->options);
+	append_public_mapping(config, serverid);
+
+	what->database = MyDatabaseId;
+	what->server = serverid;
+	strlcpy(what->server_name, server->servername, NAMEDATALEN);
+	/* all of it is zeroed beyond the options' length */
+	what->config_hash = hash_bytes_extended((const unsigned char *) config,
+											sizeof(CmekKmsConfig), 0);
+}

@@ -1,0 +1,406 @@
+/*-------------------------------------------------------------------------
+ *
+ * state.c
+ *	  What is known of each KMS key since the server started: is it there,
+ *	  since when, how did it last fail, and with which options it works.
+ *
+ * Entries are found by database and server OID and guarded by the board's
+ * lock, which every function here expects the caller to hold exclusively
+ * (shared is enough for those that only read).
+ *
+ * Two things are kept apart.  The state is what people see.  The failure is
+ * the back-off: a request of the same kind is answered from it at once until
+ * its time is over, so that a thousand backends do not hammer a KMS that has
+ * just said no.  An answer about one damaged blob, or about one version of a
+ * KMS key, does not speak for the others.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_foreign_server.h"
+#include "common/hashfn.h"
+#include "common/pg_prng.h"
+#include "fmgr.h"
+#include "foreign/foreign.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "storage/shmem.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/syscache.h"
+
+#include "compat.h"
+#include "keys/internal.h"
+
+#define BACKOFF_FIRST_MS 250
+#define BACKOFF_LAST_MS 5000
+
+PG_FUNCTION_INFO_V1(cmek_server_state);
+
+typedef struct ServerFailure
+{
+	bool		active;
+	CmekOperation op;
+	uint8		uuid[CMEK_UUID_LEN];
+	uint64		version;		/* hash */
+	uint64		config_hash;
+	CmekKmsClass klass;
+	char		code[CMEK_KMS_MAX_CODE];
+	char		message[CMEK_KMS_MAX_MESSAGE];
+	int			delay_ms;
+	TimestampTz retry_at;
+} ServerFailure;
+
+typedef struct ServerEntry
+{
+	bool		used;
+	Oid			database;
+	Oid			server;
+	char		name[NAMEDATALEN];
+	int			requests;		/* on the board */
+	int			running;		/* of them, at a worker */
+	TimestampTz used_at;
+
+	/* what people see */
+	bool		known;
+	CmekKmsClass klass;			/* CMEK_KMS_OK: enabled */
+	char		code[CMEK_KMS_MAX_CODE];
+	char		message[CMEK_KMS_MAX_MESSAGE];
+	TimestampTz since;
+	TimestampTz last_ok;
+
+	TimestampTz denied_at;		/* start of the last unwrap that was denied */
+	ServerFailure failure;
+
+	/* of the last call that succeeded: what the keeper proves with */
+	uint64		config_hash;
+	CmekKmsConfig config;
+} ServerEntry;
+
+static ServerEntry *servers = NULL;
+
+/* How many KMS keys can be known at a time. */
+int
+cmek_num_servers(void)
+{
+	return Max(64, cmek_key_cache_size / 16);
+}
+
+Size
+cmek_state_shmem_size(void)
+{
+	return mul_size(cmek_num_servers(), sizeof(ServerEntry));
+}
+
+/* Find or make the table in shared memory. */
+void
+cmek_state_shmem_init(void)
+{
+	bool		found;
+
+	servers = ShmemInitStruct("cmek servers", cmek_state_shmem_size(), &found);
+	if (!found)
+	{
+		memset(servers, 0, cmek_state_shmem_size());
+		/* options may hold credentials; one WARNING is enough, see cache.c */
+		(void) cmek_secret_protect(servers, cmek_state_shmem_size());
+	}
+}
+
+/* Make room for a new entry: an unused one, or the one used longest ago. */
+static int
+recycle_entry(void)
+{
+	int			best = -1;
+
+	for (int i = 0; i < cmek_num_servers(); i++)
+	{
+		if (!servers[i].used)
+			return i;
+		if (servers[i].requests == 0 &&
+			(best < 0 || servers[i].used_at < servers[best].used_at))
+			best = i;
+	}
+	/* the board has fewer slots than we have entries, so there is one */
+	Assert(best >= 0);
+	cmek_cache_drop_server(best);
+	cmek_cleanse(&servers[best], sizeof(ServerEntry));
+	return best;
+}
+
+/* The entry of a request's server, made when new, held until "leave". */
+int
+cmek_server_enter(const CmekKeyRequest *what)
+{
+	int			i = 0;
+
+	while (i < cmek_num_servers() &&
+		   (!servers[i].used || servers[i].database != what->database ||
+			servers[i].server != what->server))
+		i++;
+	if (i == cmek_num_servers())
+	{
+		i = recycle_entry();
+		memset(&servers[i], 0, sizeof(ServerEntry));
+		servers[i].used = true;
+		servers[i].database = what->database;
+		servers[i].server = what->server;
+	}
+	strlcpy(servers[i].name, what->server_name, NAMEDATALEN);
+	servers[i].used_at = GetCurrentTimestamp();
+	servers[i].requests++;
+	return i;
+}
+
+/* A request has left the board. */
+void
+cmek_server_leave(int server)
+{
+	Assert(servers[server].requests > 0);
+	servers[server].requests--;
+}
+
+/* May one more call to this KMS key run?  Then count it. */
+bool
+cmek_server_start(int server, int limit)
+{
+	if (servers[server].running >= limit)
+		return false;
+	servers[server].running++;
+	return true;
+}
+
+/* A call has ended. */
+void
+cmek_server_stop(int server)
+{
+	Assert(servers[server].running > 0);
+	servers[server].running--;
+}
+
+/* The hash by which versions of a KMS key are told apart. */
+static uint64
+version_hash(const CmekKeyRequest *what)
+{
+	return hash_bytes_extended((const unsigned char *) what->version,
+							   strlen(what->version), 0);
+}
+
+/* Does a failure speak for this request, if the options are the same? */
+static bool
+failure_covers(const ServerFailure *failure, const CmekKeyRequest *what)
+{
+	if (!failure->active)
+		return false;
+	if (failure->klass == CMEK_KMS_UNREACHABLE)
+		return true;
+	if (failure->op != what->op)
+		return false;
+	if (failure->klass == CMEK_KMS_CORRUPT)
+		return memcmp(failure->uuid, what->uuid, CMEK_UUID_LEN) == 0;
+	return failure->version == version_hash(what);
+}
+
+/* Is the answer to a request known from a failure a moment ago? */
+bool
+cmek_server_remembers(int server, const CmekKeyRequest *what,
+					  CmekReply *reply)
+{
+	const ServerFailure *failure = &servers[server].failure;
+
+	if (!failure_covers(failure, what) ||
+		failure->config_hash != what->config_hash ||
+		GetCurrentTimestamp() >= failure->retry_at)
+		return false;
+	if (reply == NULL)
+		return true;
+	memset(reply, 0, sizeof(CmekReply));
+	reply->klass = failure->klass;
+	strlcpy(reply->code, failure->code, sizeof(reply->code));
+	strlcpy(reply->message, failure->message, sizeof(reply->message));
+	reply->since = cmek_server_since(server);
+	return true;
+}
+
+/* Was the key denied by a call that started after this one did? */
+bool
+cmek_server_revoked_since(int server, TimestampTz started)
+{
+	return started <= servers[server].denied_at;
+}
+
+/* Since when the key is inaccessible; 0 when it is not. */
+TimestampTz
+cmek_server_since(int server)
+{
+	const ServerEntry *entry = &servers[server];
+
+	return entry->known && entry->klass != CMEK_KMS_OK ? entry->since : 0;
+}
+
+/* Remember a failure, for twice as long as the one before it. */
+static void
+remember_failure(ServerEntry *entry, const CmekKeyRequest *what,
+				 const CmekKmsAnswer *answer)
+{
+	ServerFailure *failure = &entry->failure;
+	int			delay = BACKOFF_FIRST_MS;
+
+	if (failure_covers(failure, what))
+		delay = Min(failure->delay_ms * 2, BACKOFF_LAST_MS);
+	failure->active = true;
+	failure->op = what->op;
+	memcpy(failure->uuid, what->uuid, CMEK_UUID_LEN);
+	failure->version = version_hash(what);
+	failure->config_hash = what->config_hash;
+	failure->klass = answer->klass;
+	strlcpy(failure->code, answer->code, sizeof(failure->code));
+	strlcpy(failure->message, answer->message, sizeof(failure->message));
+	failure->delay_ms = delay;
+	/* between half of the delay and all of it */
+	failure->retry_at = GetCurrentTimestamp() + (int64) (delay * 500) +
+		(int64) (pg_prng_double(&pg_global_prng_state) * delay * 500);
+}
+
+/* Change what people see. */
+static CmekServerChange
+set_state(ServerEntry *entry, const CmekKmsAnswer *answer)
+{
+	bool		was_ok = entry->known && entry->klass == CMEK_KMS_OK;
+	bool		is_ok = answer->klass == CMEK_KMS_OK;
+	CmekServerChange change = CMEK_SERVER_SAME;
+
+	if (!entry->known || was_ok != is_ok)
+	{
+		entry->since = GetCurrentTimestamp();
+		if (!is_ok)
+			change = CMEK_SERVER_LOST;
+		else if (entry->known)
+			change = CMEK_SERVER_BACK;
+	}
+	entry->known = true;
+	entry->klass = answer->klass;
+	strlcpy(entry->code, answer->code, sizeof(entry->code));
+	strlcpy(entry->message, answer->message, sizeof(entry->message));
+	if (is_ok)
+		entry->last_ok = GetCurrentTimestamp();
+	return change;
+}
+
+/* Take note of the answer to a call. */
+CmekServerChange
+cmek_server_observe(int server, const CmekKeyRequest *what,
+					const CmekKmsAnswer *answer, TimestampTz started)
+{
+	ServerEntry *entry = &servers[server];
+
+	if (answer->klass == CMEK_KMS_OK)
+	{
+		if (failure_covers(&entry->failure, what))
+			entry->failure.active = false;
+		entry->config_hash = what->config_hash;
+		entry->config = what->config;
+		return set_state(entry, answer);
+	}
+	remember_failure(entry, what, answer);
+	if (answer->klass == CMEK_KMS_DENIED && what->op == CMEK_OP_UNWRAP)
+		entry->denied_at = Max(entry->denied_at, started);
+	/* one damaged blob says nothing about the key */
+	if (answer->klass == CMEK_KMS_CORRUPT)
+		return CMEK_SERVER_SAME;
+	/* neither does the want of a right to make new keys, while old ones open */
+	if (what->op == CMEK_OP_GENERATE && entry->known &&
+		entry->klass == CMEK_KMS_OK)
+		return CMEK_SERVER_SAME;
+	return set_state(entry, answer);
+}
+
+/* The options a proof is to be made with; false when none ever worked. */
+bool
+cmek_server_proof_config(int server, CmekKeyRequest *what)
+{
+	const ServerEntry *entry = &servers[server];
+
+	if (!entry->used || entry->last_ok == 0)
+		return false;
+	what->database = entry->database;
+	what->server = entry->server;
+	strlcpy(what->server_name, entry->name, NAMEDATALEN);
+	what->config_hash = entry->config_hash;
+	what->config = entry->config;
+	return true;
+}
+
+/*
+ * For each server, the time before which a cached key must have been proved
+ * to stay: the grace while the KMS does not answer, and never longer than TTL
+ * and grace together, whatever became of the proofs.
+ */
+void
+cmek_server_oldest_proofs(TimestampTz now, TimestampTz *oldest)
+{
+	int64		ttl = cmek_key_cache_ttl * USECS_PER_SEC;
+	int64		grace = cmek_kms_grace * USECS_PER_SEC;
+
+	for (int i = 0; i < cmek_num_servers(); i++)
+		oldest[i] = now - (cmek_server_since(i) != 0 ? Max(ttl, grace) :
+						   ttl + grace + 30 * USECS_PER_SEC);
+}
+
+/* Emit one row of cmek.server_state(). */
+static void
+put_state(ReturnSetInfo *rsinfo, const ServerEntry *entry)
+{
+	Datum		values[6] = {0};
+	bool		nulls[6] = {false};
+	bool		ok = entry->klass == CMEK_KMS_OK;
+
+	values[0] = ObjectIdGetDatum(entry->server);
+	values[1] = CStringGetTextDatum(ok ? "enabled" : "inaccessible");
+	values[2] = CStringGetTextDatum(entry->message);
+	nulls[2] = ok;
+	values[3] = CStringGetTextDatum(entry->code);
+	nulls[3] = ok;
+	values[4] = TimestampTzGetDatum(entry->since);
+	values[5] = TimestampTzGetDatum(entry->last_ok);
+	nulls[5] = entry->last_ok == 0;
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+}
+
+/* Copy one entry, without its options; false when it is not of interest. */
+static bool
+copy_entry(int i, ServerEntry *copy)
+{
+	bool		wanted;
+
+	LWLockAcquire(cmek_lock(CMEK_LOCK_BOARD), LW_SHARED);
+	wanted = servers[i].used && servers[i].known &&
+		servers[i].database == MyDatabaseId;
+	if (wanted)
+		memcpy(copy, &servers[i], offsetof(ServerEntry, config_hash));
+	LWLockRelease(cmek_lock(CMEK_LOCK_BOARD));
+	return wanted;
+}
+
+/*
+ * SQL: what is known of the KMS keys of this database that the caller may
+ * use.
+ */
+Datum
+cmek_server_state(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	ServerEntry *entry = palloc(sizeof(ServerEntry));
+
+	cmek_require_preload();
+	InitMaterializedSRF(fcinfo, 0);
+	for (int i = 0; i < cmek_num_servers(); i++)
+		if (copy_entry(i, entry) &&
+			SearchSysCacheExists1(FOREIGNSERVEROID,
+								  ObjectIdGetDatum(entry->server)) &&
+			cmek_server_aclcheck(entry->server, GetUserId(),
+								 ACL_USAGE) == ACLCHECK_OK)
+			put_state(rsinfo, entry);
+	return (Datum) 0;
+}

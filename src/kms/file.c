@@ -1,0 +1,325 @@
+/*-------------------------------------------------------------------------
+ *
+ * file.c
+ *	  Provider cmek_file: a KMS key in a file of the database server.
+ *
+ * A server without options stands for the service key, which belongs to the
+ * installation: it is made on the first use, out of the data directory, and
+ * its fingerprint is kept in the data directory and in every table-key row.
+ * A server with option key_file names another file, which is never made here.
+ *
+ * The rule that must never break: once a fingerprint is known, from either
+ * place, a key file that is missing or differs is an answer of DENIED, never
+ * a reason to make a new key.
+ *
+ * A wrapped table key is nonce | ciphertext | tag under the file's key, with
+ * CmekFileWrapAad as associated data.  The file is read for every call and
+ * its key kept no longer.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_foreign_server.h"
+#include "commands/defrem.h"
+
+#include "compat.h"
+#include "crypto/crypto.h"
+#include "kms/internal.h"
+
+char	   *cmek_service_key_file = NULL;
+char	   *cmek_service_key_command = NULL;
+
+/* The key file of one call, opened: lives in the memory context of the call */
+typedef struct FileKey
+{
+	uint8		key[CMEK_KEY_LEN];
+	char		fingerprint[CMEK_FINGERPRINT_LEN + 1];
+} FileKey;
+
+/* Which file or command a configuration means */
+typedef struct FileSource
+{
+	const char *path;			/* NULL: a command */
+	bool		service;		/* the service key */
+} FileSource;
+
+/* Find out where the key of a server comes from. */
+static FileSource
+source_of(const CmekKmsConfig *config)
+{
+	FileSource	source = {cmek_kms_config_get(config, "key_file"), false};
+
+	if (source.path != NULL)
+		return source;
+	source.service = true;
+	if (cmek_service_key_command[0] != '\0')
+		source.path = NULL;
+	else if (cmek_service_key_file[0] != '\0')
+		source.path = cmek_service_key_file;
+	else
+		source.path = cmek_keyfile_default_path();
+	return source;
+}
+
+/* Get the key from cmek.service_key_command. */
+static CmekKeyFileResult
+read_command(FileKey *file, TimestampTz deadline, CmekKmsAnswer *answer)
+{
+	char		line[128];
+	CmekKeyFileResult result = CMEK_KEYFILE_FAILED;
+
+	if (cmek_command_read_line(cmek_service_key_command, line, sizeof(line),
+							   deadline, answer))
+	{
+		if (cmek_keyfile_parse(line, file->key))
+			result = CMEK_KEYFILE_FOUND;
+		else
+			cmek_kms_answer(answer, CMEK_KMS_MISCONFIGURED, "KeyFileFormat",
+							"cmek.service_key_command did not print a key of 64 hexadecimal digits");
+	}
+	cmek_cleanse(line, sizeof(line));
+	return result;
+}
+
+/* Answer for a file that is not there. */
+static bool
+answer_missing(const FileSource *source, const char *expected,
+			   CmekKmsAnswer *answer)
+{
+	if (expected[0] != '\0')
+		cmek_kms_answer(answer, CMEK_KMS_DENIED, "KeyFileMissing",
+						"key file \"%s\" is missing; it holds the key with fingerprint %s",
+						source->path, expected);
+	else
+		cmek_kms_answer(answer, CMEK_KMS_MISCONFIGURED, "KeyFileMissing",
+						"key file \"%s\" does not exist", source->path);
+	return false;
+}
+
+/* Answer for a key that is not the one that wrapped our keys. */
+static bool
+answer_differs(const FileSource *source, const FileKey *file,
+			   const char *expected, CmekKmsAnswer *answer)
+{
+	cmek_kms_answer(answer, CMEK_KMS_DENIED, "KeyFileDiffers",
+					"%s%s%s holds the key with fingerprint %s, not %s",
+					source->path ? "key file \"" : "cmek.service_key_command",
+					source->path ? source->path : "",
+					source->path ? "\"" : "",
+					file->fingerprint, expected);
+	return false;
+}
+
+/* Read the key, wherever it is, and take its fingerprint. */
+static CmekKeyFileResult
+read_source(const FileSource *source, FileKey *file, TimestampTz deadline,
+			CmekKmsAnswer *answer)
+{
+	CmekKeyFileResult result = source->path == NULL ?
+		read_command(file, deadline, answer) :
+		cmek_keyfile_read(source->path, file->key, answer);
+
+	if (result == CMEK_KEYFILE_FOUND)
+		cmek_fingerprint_of(file->key, file->fingerprint);
+	return result;
+}
+
+/*
+ * Open the key of a request.  "for_wrapping": something new is to be wrapped,
+ * so the service key may be made when no fingerprint of it is known.  False,
+ * with the answer filled in, when the key cannot be had or is not the one
+ * expected.
+ */
+static bool
+open_key(const CmekKmsRequest *req, bool for_wrapping, FileKey *file,
+		 CmekKmsAnswer *answer)
+{
+	FileSource	source = source_of(req->config);
+	char		recorded[CMEK_FINGERPRINT_LEN + 1] = "";
+	const char *expected = req->expected_version;
+	CmekKeyFileResult result;
+
+	if (source.service && !cmek_fingerprint_read(recorded, answer))
+		return false;
+	/* nothing new is wrapped by another key than the installation's */
+	if (expected[0] == '\0' || (for_wrapping && recorded[0] != '\0'))
+		expected = recorded;
+	/* whatever comes next, no later call may take this for a new beginning */
+	if (source.service && recorded[0] == '\0' && expected[0] != '\0' &&
+		!cmek_fingerprint_write(expected, answer))
+		return false;
+
+	result = read_source(&source, file, req->deadline, answer);
+	if (result == CMEK_KEYFILE_MISSING && expected[0] == '\0' &&
+		source.service && for_wrapping)
+	{
+		if (!cmek_keyfile_create(source.path, answer))
+			return false;
+		result = read_source(&source, file, req->deadline, answer);
+	}
+	if (result == CMEK_KEYFILE_FAILED)
+		return false;
+	if (result == CMEK_KEYFILE_MISSING)
+		return answer_missing(&source, expected, answer);
+	if (expected[0] != '\0' && strcmp(file->fingerprint, expected) != 0)
+		return answer_differs(&source, file, expected, answer);
+	/* the fingerprint is durable before anything is wrapped */
+	if (source.service && expected[0] == '\0' &&
+		!cmek_fingerprint_write(file->fingerprint, answer))
+		return false;
+	return true;
+}
+
+/* Fill in what the catalog keeps about the KMS key. */
+static void
+describe_key(const CmekKmsRequest *req, const FileKey *file,
+			 CmekKmsAnswer *answer)
+{
+	const char *path = cmek_kms_config_get(req->config, "key_file");
+
+	strlcpy(answer->key_id, path ? path : "service key",
+			sizeof(answer->key_id));
+	strlcpy(answer->key_version, file->fingerprint,
+			sizeof(answer->key_version));
+	cmek_kms_answer(answer, CMEK_KMS_OK, "", "%s", "");
+}
+
+/* The associated data of a blob. */
+static CmekFileWrapAad
+wrap_aad(const uint8 *uuid)
+{
+	CmekFileWrapAad aad = {{0}, {0}};
+
+	strlcpy(aad.domain, CMEK_FILE_WRAP_DOMAIN, sizeof(aad.domain));
+	memcpy(aad.uuid, uuid, CMEK_UUID_LEN);
+	return aad;
+}
+
+/* Seal a table key under the file's key into the answer's blob. */
+static void
+seal_blob(const CmekKmsRequest *req, const FileKey *file, const uint8 *key,
+		  CmekKmsAnswer *answer)
+{
+	CmekFileWrapAad aad = wrap_aad(req->uuid);
+	CmekAead   *aead = cmek_aead_create(file->key);
+
+	PG_TRY();
+	{
+		cmek_aead_seal(aead, answer->blob, key, CMEK_KEY_LEN,
+					   &aad, sizeof(aad));
+	}
+	PG_FINALLY();
+	{
+		cmek_aead_free(aead);
+	}
+	PG_END_TRY();
+	answer->blob_len = CMEK_WRAPPED_DEK_LEN;
+}
+
+/* Memory for an opened key that is cleansed with the context of the call. */
+static FileKey *
+new_file_key(void)
+{
+	return cmek_secret_alloc_in(CurrentMemoryContext, sizeof(FileKey));
+}
+
+/* A new table key; the service key itself is made here when it is the first. */
+static void
+file_generate(const CmekKmsRequest *req, CmekKmsAnswer *answer)
+{
+	FileKey    *file = new_file_key();
+
+	if (!open_key(req, true, file, answer))
+		return;
+	cmek_random(answer->key, CMEK_KEY_LEN);
+	seal_blob(req, file, answer->key, answer);
+	describe_key(req, file, answer);
+}
+
+/* Wrap a given table key. */
+static void
+file_wrap(const CmekKmsRequest *req, CmekKmsAnswer *answer)
+{
+	FileKey    *file = new_file_key();
+
+	if (!open_key(req, true, file, answer))
+		return;
+	seal_blob(req, file, req->key, answer);
+	describe_key(req, file, answer);
+}
+
+/* Unwrap a table key. */
+static void
+file_unwrap(const CmekKmsRequest *req, CmekKmsAnswer *answer)
+{
+	FileKey    *file = new_file_key();
+	CmekFileWrapAad aad = wrap_aad(req->uuid);
+	CmekAead   *aead;
+	bool		ok;
+
+	if (!open_key(req, false, file, answer))
+		return;
+	if (req->blob_len != CMEK_WRAPPED_DEK_LEN)
+	{
+		cmek_kms_answer(answer, CMEK_KMS_CORRUPT, "BlobLength",
+						"the wrapped table key has %u bytes instead of %u",
+						req->blob_len, (unsigned) CMEK_WRAPPED_DEK_LEN);
+		return;
+	}
+	aead = cmek_aead_create(file->key);
+	ok = cmek_aead_open(aead, answer->key, req->blob, CMEK_KEY_LEN,
+						&aad, sizeof(aad));
+	cmek_aead_free(aead);
+	/* the fingerprint fitted, so it is the blob that does not */
+	if (ok)
+		describe_key(req, file, answer);
+	else
+		cmek_kms_answer(answer, CMEK_KMS_CORRUPT, "BlobDamaged",
+						"the wrapped table key does not authenticate");
+}
+
+/* Is the key there and the expected one?  Fills in its id and version too. */
+static void
+file_describe(const CmekKmsRequest *req, CmekKmsAnswer *answer)
+{
+	FileKey    *file = new_file_key();
+
+	if (open_key(req, false, file, answer))
+		describe_key(req, file, answer);
+}
+
+/* A key file is named by an absolute path. */
+static void
+file_validate(List *options, Oid catalog)
+{
+	ListCell   *lc;
+
+	foreach(lc, options)
+	{
+		DefElem    *def = (DefElem *) lfirst(lc);
+
+		if (strcmp(def->defname, "key_file") == 0 &&
+			!is_absolute_path(defGetString(def)))
+			ereport(ERROR,
+					(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
+					 errmsg("option \"%s\" must be an absolute path",
+							def->defname)));
+	}
+}
+
+static const CmekKmsOption file_options[] = {
+	{"key_file", CMEK_OPTION_SERVER | CMEK_OPTION_IDENTITY | CMEK_OPTION_SUPERUSER},
+	{NULL, 0}
+};
+
+const CmekKmsProvider cmek_file_provider = {
+	.wrapper = "cmek_file",
+	.options = file_options,
+	.generate = file_generate,
+	.wrap = file_wrap,
+	.unwrap = file_unwrap,
+	.probe = file_describe,
+	.describe = file_describe,
+	.validate = file_validate,
+};

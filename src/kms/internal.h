@@ -1,0 +1,55 @@
+/*-------------------------------------------------------------------------
+ *
+ * kms/internal.h
+ *	  What the files of this folder share and nobody else needs.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CMEK_KMS_INTERNAL_H
+#define CMEK_KMS_INTERNAL_H
+
+#include "kms/kms.h"
+
+/* file.c */
+extern const CmekKmsProvider cmek_file_provider;
+
+/* Settings of cmek_file */
+extern char *cmek_service_key_file;
+extern char *cmek_service_key_command;
+
+/* options.c: the body of every validator of ours */
+extern void cmek_kms_validate(const CmekKmsProvider *provider,
+							  List *options, Oid catalog);
+
+/* ----------
+ * keyfile.c: key files and the fingerprint in the data directory.  All of it
+ * runs in KMS workers and reports by answers, never by ERROR.
+ * ----------
+ */
+#define CMEK_FINGERPRINT_LEN 32 /* hex digits */
+
+typedef enum CmekKeyFileResult
+{
+	CMEK_KEYFILE_FOUND,
+	CMEK_KEYFILE_MISSING,
+	CMEK_KEYFILE_FAILED			/* the answer says why */
+} CmekKeyFileResult;
+
+extern CmekKeyFileResult cmek_keyfile_read(const char *path, uint8 *key,
+										   CmekKmsAnswer *answer);
+extern bool cmek_keyfile_create(const char *path, CmekKmsAnswer *answer);
+extern bool cmek_keyfile_parse(const char *text, uint8 *key);
+extern char *cmek_keyfile_default_path(void);
+
+/* "recorded" becomes "" when the data directory has no fingerprint */
+extern bool cmek_fingerprint_read(char *recorded, CmekKmsAnswer *answer);
+extern bool cmek_fingerprint_write(const char *fingerprint,
+								   CmekKmsAnswer *answer);
+extern void cmek_fingerprint_of(const uint8 *key, char *fingerprint);
+
+/* command.c: one line out of cmek.service_key_command */
+extern bool cmek_command_read_line(const char *command, char *line, Size size,
+								   TimestampTz deadline,
+								   CmekKmsAnswer *answer);
+
+#endif							/* CMEK_KMS_INTERNAL_H */

@@ -1,0 +1,136 @@
+/*-------------------------------------------------------------------------
+ *
+ * options.c
+ *	  The validators of our foreign-data wrappers.
+ *
+ * PostgreSQL calls a validator with the whole list of options that an object
+ * is about to have.  What an option may do is written once, in the flags of
+ * its provider's table (kms.h); no value is ever repeated in an error.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/reloptions.h"
+#include "catalog/pg_foreign_server.h"
+#include "catalog/pg_user_mapping.h"
+#include "commands/defrem.h"
+#include "fmgr.h"
+#include "lib/stringinfo.h"
+#include "miscadmin.h"
+
+#include "compat.h"
+#include "kms/internal.h"
+
+PG_FUNCTION_INFO_V1(cmek_file_validator);
+
+/* The flag an option needs to stand on an object of this catalog; or 0. */
+static int
+place_of(Oid catalog)
+{
+	if (catalog == ForeignServerRelationId)
+		return CMEK_OPTION_SERVER;
+	if (catalog == UserMappingRelationId)
+		return CMEK_OPTION_MAPPING;
+	return 0;
+}
+
+/* The option of this name; NULL when the provider has none. */
+static const CmekKmsOption *
+find_option(const CmekKmsProvider *provider, const char *name)
+{
+	for (const CmekKmsOption *o = provider->options; o->name != NULL; o++)
+		if (strcmp(o->name, name) == 0)
+			return o;
+	return NULL;
+}
+
+/* Complain about an option that cannot stand here, naming those that can. */
+static void
+reject_option(const CmekKmsProvider *provider, const char *name, int place)
+{
+	const CmekKmsOption *known = find_option(provider, name);
+	StringInfoData valid;
+
+	if (known != NULL && (known->flags & CMEK_OPTION_SECRET) &&
+		place == CMEK_OPTION_SERVER)
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
+				 errmsg("option \"%s\" is a secret and cannot be set on a server", name),
+				 errhint("Use CREATE USER MAPPING FOR PUBLIC SERVER ... OPTIONS (%s ...).", name)));
+
+	initStringInfo(&valid);
+	for (const CmekKmsOption *o = provider->options; o->name != NULL; o++)
+		if (o->flags & place)
+			appendStringInfo(&valid, "%s%s", valid.len > 0 ? ", " : "", o->name);
+	ereport(ERROR,
+			(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
+			 errmsg("invalid option \"%s\"", name),
+			 valid.len > 0 ?
+			 errhint("Valid options in this context are: %s.", valid.data) :
+			 errhint("There are no valid options in this context.")));
+}
+
+/* Check the name, the value and the caller's right to set one option. */
+static void
+check_option(const CmekKmsProvider *provider, DefElem *def, int place)
+{
+	const CmekKmsOption *option = find_option(provider, def->defname);
+
+	if (option == NULL || (option->flags & place) == 0)
+		reject_option(provider, def->defname, place);
+	if ((option->flags & CMEK_OPTION_SUPERUSER) && !superuser())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied to set option \"%s\"", def->defname),
+				 errdetail("Only superusers may set or keep this option, because it makes the server read a file or call an address.")));
+	if (*defGetString(def) == '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
+				 errmsg("option \"%s\" must not be empty", def->defname)));
+}
+
+/* Complain when an option without which the provider cannot work is absent. */
+static void
+check_required(const CmekKmsProvider *provider, List *options, int place)
+{
+	for (const CmekKmsOption *o = provider->options; o->name != NULL; o++)
+	{
+		ListCell   *lc;
+		bool		found = false;
+
+		if ((o->flags & CMEK_OPTION_REQUIRED) == 0 || (o->flags & place) == 0)
+			continue;
+		foreach(lc, options)
+			found |= strcmp(((DefElem *) lfirst(lc))->defname, o->name) == 0;
+		if (!found)
+			ereport(ERROR,
+					(errcode(ERRCODE_FDW_DYNAMIC_PARAMETER_VALUE_NEEDED),
+					 errmsg("option \"%s\" is required", o->name)));
+	}
+}
+
+/* The body of every validator of ours. */
+void
+cmek_kms_validate(const CmekKmsProvider *provider, List *options, Oid catalog)
+{
+	int			place = place_of(catalog);
+	ListCell   *lc;
+
+	foreach(lc, options)
+		check_option(provider, (DefElem *) lfirst(lc), place);
+	if (place != 0)
+		check_required(provider, options, place);
+	if (provider->validate != NULL)
+		provider->validate(options, catalog);
+}
+
+/* Validator of wrapper cmek_file. */
+Datum
+cmek_file_validator(PG_FUNCTION_ARGS)
+{
+	cmek_kms_validate(&cmek_file_provider,
+					  untransformRelOptions(PG_GETARG_DATUM(0)),
+					  PG_GETARG_OID(1));
+	PG_RETURN_VOID();
+}
