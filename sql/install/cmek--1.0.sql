@@ -3,6 +3,10 @@
 -- complain if script is sourced in psql, rather than via CREATE EXTENSION
 \echo Use "CREATE EXTENSION cmek" to load this file. \quit
 
+-- Operators and functions below are pg_catalog's: nobody can put one of his own
+-- in front of them by way of the schema the extension is created in.
+SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+
 -- The extension makes its schema itself, so that it belongs to the bootstrap
 -- superuser and nobody else can plant an object in it.
 CREATE SCHEMA cmek;
@@ -75,7 +79,8 @@ CREATE ACCESS METHOD cmek_heap TYPE TABLE HANDLER cmek.heap_handler;
 COMMENT ON ACCESS METHOD cmek_heap IS 'cmek: heap of sealed rows';
 
 -- ---------------------------------------------------------------------
--- What people look at
+-- What people look at.  The views read more than their caller may, so each is
+-- a security barrier: a leaky function of the caller's sees only his own rows.
 -- ---------------------------------------------------------------------
 
 -- The key named in a security label; NULL when there is none
@@ -110,7 +115,7 @@ CREATE FUNCTION cmek.progress_slots(
 	AS 'MODULE_PATHNAME', 'cmek_progress_slots';
 REVOKE ALL ON FUNCTION cmek.progress_slots() FROM PUBLIC;
 
-CREATE VIEW cmek.verify_progress AS
+CREATE VIEW cmek.verify_progress WITH (security_barrier) AS
 	SELECT p.pid, p.relid::regclass AS "table", p.done AS blocks_done,
 		   p.total AS blocks_total, p.started_at
 	FROM cmek.progress_slots() p
@@ -131,7 +136,7 @@ CREATE VIEW cmek.bindings AS
 REVOKE ALL ON cmek.bindings FROM PUBLIC;
 
 -- One line for every KMS key that the caller may use
-CREATE VIEW cmek.keys AS
+CREATE VIEW cmek.keys WITH (security_barrier) AS
 	SELECT s.srvname AS name, w.fdwname AS provider,
 		   pg_catalog.pg_get_userbyid(s.srvowner) AS owner,
 		   coalesce(st.state, 'unknown') AS state,
@@ -143,13 +148,14 @@ CREATE VIEW cmek.keys AS
 	JOIN pg_catalog.pg_foreign_data_wrapper w ON w.oid = s.srvfdw
 	JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_foreign_data_wrapper'::pg_catalog.regclass
 		AND d.objid = w.oid AND d.deptype = 'e'
+		AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass
 	JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid AND e.extname = 'cmek'
 	LEFT JOIN cmek.server_state() st ON st.server = s.oid
 	WHERE pg_catalog.has_server_privilege(s.oid, 'USAGE');
 GRANT SELECT ON cmek.keys TO PUBLIC;
 
 -- One line for every sealed table of the caller
-CREATE VIEW cmek.tables AS
+CREATE VIEW cmek.tables WITH (security_barrier) AS
 	SELECT c.oid::pg_catalog.regclass AS "table", b.server AS key,
 		   w.fdwname AS provider,
 		   CASE WHEN b.server IS NULL THEN 'unbound'
@@ -171,11 +177,14 @@ CREATE VIEW cmek.tables AS
 GRANT SELECT ON cmek.tables TO PUBLIC;
 
 -- What of a sealed table is in clear all the same
-CREATE VIEW cmek.exposures AS
+CREATE VIEW cmek.exposures WITH (security_barrier) AS
 	WITH sealed AS (
-		SELECT c.oid, c.relowner FROM pg_catalog.pg_class c
-		JOIN pg_catalog.pg_am a ON a.oid = c.relam AND a.amname = 'cmek_heap'
-		WHERE c.relkind IN ('r', 'm', 'p')
+		SELECT c.oid, c.relkind, c.relispartition, c.relpersistence
+		FROM pg_catalog.pg_class c
+		LEFT JOIN pg_catalog.pg_am a ON a.oid = c.relam
+		LEFT JOIN cmek.bindings b ON b.relid = c.oid
+		WHERE (a.amname = 'cmek_heap' AND c.relkind IN ('r', 'm', 'p')
+			   OR b.server IS NOT NULL AND c.relkind = 'p')
 		  AND pg_catalog.pg_has_role(c.relowner, 'USAGE'))
 	SELECT t.oid::pg_catalog.regclass AS "table", 'index'::text AS kind,
 		   i.indexrelid::pg_catalog.regclass::text AS object,
@@ -193,20 +202,22 @@ CREATE VIEW cmek.exposures AS
 			ON at.attrelid = st.starelid AND at.attnum = st.staattnum) s
 	  ON s.starelid = t.oid
 	UNION ALL
-	SELECT t.oid::pg_catalog.regclass, 'extended statistics', x.stxname::text,
+	SELECT DISTINCT t.oid::pg_catalog.regclass, 'extended statistics', x.stxname::text,
 		   'pg_statistic_ext_data holds values of this table in clear'
 	FROM sealed t
 	JOIN pg_catalog.pg_statistic_ext x ON x.stxrelid = t.oid
 	JOIN pg_catalog.pg_statistic_ext_data xd ON xd.stxoid = x.oid
+	WHERE xd.stxdmcv IS NOT NULL OR xd.stxdexpr IS NOT NULL
 	UNION ALL
 	SELECT t.oid::pg_catalog.regclass, 'partition bound', t.oid::pg_catalog.regclass::text,
 		   'the catalog holds the partition bound in clear'
-	FROM sealed t JOIN pg_catalog.pg_class c ON c.oid = t.oid AND c.relispartition
+	FROM sealed t WHERE t.relispartition
 	UNION ALL
 	SELECT t.oid::pg_catalog.regclass, 'logical decoding', 'wal_level',
 		   'logical decoding sees rows of NULLs: changes are lost to subscribers'
 	FROM sealed t
-	WHERE pg_catalog.current_setting('wal_level') = 'logical'
+	WHERE t.relkind IN ('r', 'm') AND t.relpersistence = 'p'
+	  AND pg_catalog.current_setting('wal_level') = 'logical'
 	  AND pg_catalog.current_setting('cmek.allow_logical_decoding', true) = 'on';
 GRANT SELECT ON cmek.exposures TO PUBLIC;
 

@@ -1,0 +1,294 @@
+/*-------------------------------------------------------------------------
+ *
+ * alter.c
+ *	  ALTER TABLE and ALTER MATERIALIZED VIEW: another key, and in and out of
+ *	  access method cmek_heap.
+ *
+ * Keys are made before core's rewrite, which seals with them, and removed
+ * after it.  Core's own check of ownership is the first thing done, by core's
+ * own function and with the lock that core would take, and the statement is
+ * pinned to the table found.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/tableam.h"
+#include "catalog/partition.h"
+#include "catalog/pg_class.h"
+#include "commands/defrem.h"
+#include "commands/event_trigger.h"
+#include "commands/tablecmds.h"
+#include "miscadmin.h"
+#include "tcop/utility.h"
+#include "utils/lsyscache.h"
+
+#include "compat.h"
+#include "ddl/statement.h"
+#include "heap/heap.h"
+
+/* What an ALTER TABLE asks of us */
+typedef struct AlterRequest
+{
+	bool		rebind;			/* SET (cmek.key = ...) or RESET (cmek.key) */
+	char	   *key;			/* NULL: the default */
+	AlterTableCmd *method;		/* SET ACCESS METHOD */
+} AlterRequest;
+
+/* Is there anything for us in the statement? */
+static bool
+alter_concerns_us(const AlterTableStmt *stmt)
+{
+	ListCell   *lc;
+
+	if (stmt->objtype != OBJECT_TABLE && stmt->objtype != OBJECT_MATVIEW)
+		return false;
+	foreach(lc, stmt->cmds)
+	{
+		AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
+
+		if (cmd->subtype == AT_SetAccessMethod)
+			return true;
+		if ((cmd->subtype == AT_SetRelOptions ||
+			 cmd->subtype == AT_ResetRelOptions) &&
+			cmek_options_present((List *) cmd->def))
+			return true;
+	}
+	return false;
+}
+
+/* Take our options out of one subcommand; false when nothing is left of it */
+static bool
+alter_strip_command(AlterTableCmd *cmd, AlterRequest *req)
+{
+	List	   *options = (List *) cmd->def;
+	bool		reset = false;
+
+	if ((cmd->subtype != AT_SetRelOptions &&
+		 cmd->subtype != AT_ResetRelOptions) ||
+		!cmek_options_present(options))
+		return true;
+	if (req->rebind)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("parameter \"cmek.key\" specified more than once")));
+	req->rebind = true;
+	if (cmd->subtype == AT_SetRelOptions)
+		options = cmek_options_strip(options, &req->key);
+	else
+		options = cmek_options_strip_reset(options, &reset);
+	cmd->def = (Node *) options;
+	return options != NIL;
+}
+
+/* Take everything that is ours out of our copy of the statement */
+static void
+alter_strip(AlterTableStmt *stmt, AlterRequest *req)
+{
+	List	   *rest = NIL;
+	ListCell   *lc;
+
+	foreach(lc, stmt->cmds)
+	{
+		AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
+
+		if (cmd->subtype == AT_SetAccessMethod)
+			req->method = cmd;
+		if (alter_strip_command(cmd, req))
+			rest = lappend(rest, cmd);
+	}
+	stmt->cmds = rest;
+}
+
+/* The access method that SET ACCESS METHOD will end in */
+static Oid
+alter_target_method(const CmekClass *cls, const AlterTableCmd *cmd)
+{
+	if (cmd->name != NULL)
+		return get_table_am_oid(cmd->name, false);
+	if (cls->relkind == RELKIND_PARTITIONED_TABLE)
+		return InvalidOid;
+	return get_table_am_oid(default_table_access_method, false);
+}
+
+/* The partitioned table it is a partition of */
+static Oid
+alter_parent(const CmekClass *cls)
+{
+	return cls->relispartition ? get_partition_parent(cls->relid, true) :
+		InvalidOid;
+}
+
+/* SET ACCESS METHOD cmek_heap: keys first, the rewrite needs them */
+static void
+alter_seal(CmekStatement *s, const CmekClass *cls, const AlterRequest *req)
+{
+	const char *key = cmek_bind_choose(req->key, alter_parent(cls));
+
+	if (cmek_class_has_rows(cls))
+	{
+		cmek_policy_check_indexes(cls->relid);
+		cmek_policy_check_logical(cls);
+	}
+	else
+		cmek_partition_check_leaves(cls);
+	cmek_bind_forget_stale(cls);
+	s->sealing = cls->relid;
+	if (cls->relpersistence == RELPERSISTENCE_TEMP)
+	{
+		if (req->key != NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
+					 errmsg("temporary table \"%s\" cannot be bound to a KMS key",
+							NameStr(cls->relname))));
+	}
+	else if (key != NULL)
+		cmek_bind_new(cls, key);
+}
+
+/* SET ACCESS METHOD away from cmek_heap: may it, and remember to clean up */
+static void
+alter_unseal(CmekStatement *s, const CmekClass *cls, const AlterRequest *req)
+{
+	if (req->rebind)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("table \"%s\" cannot be bound to a KMS key and unsealed at once",
+						NameStr(cls->relname))));
+	if (cmek_class_has_rows(cls) &&
+		cmek_partition_parent_is_sealed(alter_parent(cls)))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("partition \"%s\" of a sealed table must stay sealed",
+						NameStr(cls->relname)),
+				 errhint("Use ALTER TABLE ... DETACH PARTITION first.")));
+	cmek_policy_check_plain(cls);
+	s->unsealing = cls->relid;
+}
+
+/* SET (cmek.key = ...), RESET (cmek.key) on a sealed table */
+static void
+alter_rebind(const CmekClass *cls, const AlterRequest *req, bool recurse)
+{
+	const char *key = cmek_bind_choose(req->key, InvalidOid);
+
+	if (key == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("table \"%s\" cannot be left without a KMS key",
+						NameStr(cls->relname)),
+				 errhint("Name one: SET (cmek.key = ...).")));
+	cmek_bind_move_tree(cls, key, recurse);
+}
+
+/* Do what the statement asks of us, before core's part */
+static void
+alter_apply(CmekStatement *s, const CmekClass *cls, const AlterRequest *req,
+			bool recurse)
+{
+	bool		seal = false;
+	bool		unseal = false;
+
+	if (req->method != NULL &&
+		(cmek_class_has_rows(cls) ||
+		 (cls->relkind == RELKIND_PARTITIONED_TABLE &&
+		  CMEK_PARTITIONED_HAS_METHOD)))
+	{
+		Oid			target = alter_target_method(cls, req->method);
+		bool		ours = OidIsValid(target) && target == cmek_heap_am_oid();
+
+		seal = ours && !cmek_class_is_sealed(cls);
+		unseal = !ours && cmek_class_is_sealed(cls);
+	}
+	if (seal)
+		alter_seal(s, cls, req);
+	else if (unseal)
+		alter_unseal(s, cls, req);
+	else if (req->rebind)
+		alter_rebind(cls, req, recurse);
+}
+
+/*
+ * Nothing is left for core: all that remains of its part are the checks that
+ * were made already and the event triggers.
+ */
+static void
+alter_finish_alone(AlterTableStmt *stmt, const CmekClass *cls,
+				   const AlterRequest *req, CmekStatement *s)
+{
+	bool		cleanup = EventTriggerBeginCompleteQuery();
+
+	PG_TRY();
+	{
+		EventTriggerDDLCommandStart((Node *) stmt);
+		EventTriggerAlterTableStart((Node *) stmt);
+		EventTriggerAlterTableRelid(cls->relid);
+		alter_apply(s, cls, req, stmt->relation->inh);
+		EventTriggerAlterTableEnd();
+		EventTriggerDDLCommandEnd((Node *) stmt);
+	}
+	PG_FINALLY();
+	{
+		if (cleanup)
+			EventTriggerEndCompleteQuery();
+	}
+	PG_END_TRY();
+}
+
+/*
+ * ALTER TABLE; returns the tree core shall run, NULL when none is left.  The
+ * callback of AlterTableLookupRelation checks ownership before it locks.
+ */
+Node *
+cmek_alter_before(CmekStatement *s, AlterTableStmt *stmt)
+{
+	AlterTableStmt *copy;
+	AlterRequest req = {0};
+	CmekClass	cls;
+	Oid			relid;
+
+	if (!alter_concerns_us(stmt))
+		return (Node *) stmt;
+	PreventCommandIfReadOnly("ALTER TABLE");
+	PreventCommandIfParallelMode("ALTER TABLE");
+	PreventCommandDuringRecovery("ALTER TABLE");
+
+	copy = copyObject(stmt);
+	alter_strip(copy, &req);
+	relid = AlterTableLookupRelation(copy, AlterTableGetLockLevel(copy->cmds));
+	if (!OidIsValid(relid) || !cmek_class_get(relid, &cls))
+	{
+		ereport(NOTICE,
+				(errmsg("relation \"%s\" does not exist, skipping",
+						copy->relation->relname)));
+		return NULL;
+	}
+	copy->relation->schemaname = get_namespace_name(cls.relnamespace);
+
+	if (copy->cmds == NIL)
+	{
+		alter_finish_alone(copy, &cls, &req, s);
+		return NULL;
+	}
+	alter_apply(s, &cls, &req, copy->relation->inh);
+	return (Node *) copy;
+}
+
+/* Core has rewritten the table, or given the partitioned table its method */
+void
+cmek_alter_after(CmekStatement *s)
+{
+	Oid			relid = OidIsValid(s->sealing) ? s->sealing : s->unsealing;
+	CmekClass	cls;
+
+	if (!cmek_class_get(relid, &cls) ||
+		cmek_class_is_sealed(&cls) != OidIsValid(s->sealing))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("access method of relation %u changed unexpectedly",
+						relid)));
+	if (OidIsValid(s->unsealing))
+		cmek_bind_remove(relid);
+	else if (cmek_class_has_rows(&cls))
+		cmek_policy_forget_statistics(relid);
+}

@@ -1,0 +1,199 @@
+/*-------------------------------------------------------------------------
+ *
+ * policy.c
+ *	  What is refused because it would put values in clear, or lose them:
+ *	  plain indexes, plain tables, logical decoding, old statistics.
+ *
+ * Each refusal names the setting that allows it.  A rebuild of an index that
+ * exists already is never refused: that would break maintenance.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xlog.h"
+#include "catalog/heap.h"
+#include "catalog/indexing.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_index.h"
+#include "commands/defrem.h"
+#include "commands/extension.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "ddl/statement.h"
+
+/* The table of an index whose pg_index row is not visible yet */
+static Oid
+policy_index_table(Oid indexid)
+{
+	Relation	pg_index = table_open(IndexRelationId, AccessShareLock);
+	SysScanDesc scan;
+	ScanKeyData key;
+	HeapTuple	tuple;
+	Oid			table = InvalidOid;
+
+	ScanKeyInit(&key, Anum_pg_index_indexrelid, BTEqualStrategyNumber,
+				F_OIDEQ, ObjectIdGetDatum(indexid));
+	scan = systable_beginscan(pg_index, IndexRelidIndexId, true,
+							  SnapshotSelf, 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+		table = ((Form_pg_index) GETSTRUCT(tuple))->indrelid;
+	systable_endscan(scan);
+	table_close(pg_index, AccessShareLock);
+	return table;
+}
+
+/* Is the innermost statement ALTER TABLE ... ATTACH PARTITION? */
+static bool
+policy_attaching(const AlterTableStmt *stmt)
+{
+	ListCell   *lc;
+
+	foreach(lc, stmt->cmds)
+	{
+		if (lfirst_node(AlterTableCmd, lc)->subtype == AT_AttachPartition)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Does the innermost statement only build again what was there?  Core calls
+ * an index internal also when it makes one for a new partition.
+ */
+static bool
+policy_is_rebuild(bool internal)
+{
+	Node	   *node = cmek_statement == NULL ? NULL : cmek_statement->node;
+
+	if (node == NULL)
+		return false;
+	if (IsA(node, ReindexStmt))
+		return true;
+	return internal && IsA(node, AlterTableStmt) &&
+		!policy_attaching((AlterTableStmt *) node);
+}
+
+/* Refuse or warn of a plain index on a sealed table */
+static void
+policy_plain_index(const char *index, const char *table)
+{
+	if (!cmek_plaintext_indexes)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("index \"%s\" would hold values of sealed table \"%s\" in clear",
+						index, table),
+				 errhint("Set cmek.plaintext_indexes to on to accept this.")));
+	ereport(WARNING,
+			(errcode(ERRCODE_WARNING),
+			 errmsg("index \"%s\" holds values of sealed table \"%s\" in clear",
+					index, table)));
+}
+
+/* An index was made; its rows in the catalogs are not visible yet */
+void
+cmek_policy_index_made(Oid indexid, bool internal)
+{
+	CmekClass	index;
+	CmekClass	table;
+
+	if (!cmek_class_get(policy_index_table(indexid), &table) ||
+		(!(cmek_class_has_rows(&table) && cmek_class_is_sealed(&table)) &&
+		 !cmek_partition_parent_is_sealed(table.relid)))
+		return;
+	if (policy_is_rebuild(internal) || !cmek_class_get_new(indexid, &index))
+		return;
+	policy_plain_index(NameStr(index.relname), NameStr(table.relname));
+}
+
+/* A table is about to be sealed: what about the indexes it has? */
+void
+cmek_policy_check_indexes(Oid relid)
+{
+	Relation	rel = table_open(relid, NoLock);
+	ListCell   *lc;
+
+	foreach(lc, RelationGetIndexList(rel))
+		policy_plain_index(get_rel_name(lfirst_oid(lc)),
+						   RelationGetRelationName(rel));
+	table_close(rel, NoLock);
+}
+
+/* A table is made that is not sealed, or is about to become so */
+void
+cmek_policy_check_plain(const CmekClass *cls)
+{
+	/* core's own scratch table of REFRESH ... CONCURRENTLY */
+	bool		refresh = cmek_statement != NULL &&
+		cmek_statement->outer != NULL &&
+		IsA(cmek_statement->outer->node, RefreshMatViewStmt);
+
+	if (!cmek_enforce_encryption || creating_extension || refresh ||
+		!cmek_class_has_rows(cls))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("table \"%s\" would not be sealed",
+					NameStr(cls->relname)),
+			 errdetail("cmek.enforce_encryption is on."),
+			 errhint("Use access method %s: USING %s, or set default_table_access_method.",
+					 CMEK_HEAP_NAME, CMEK_HEAP_NAME)));
+}
+
+/* A sealed table is made */
+void
+cmek_policy_check_logical(const CmekClass *cls)
+{
+	if (!XLogLogicalInfoActive() || !cmek_class_has_rows(cls) ||
+		cls->relpersistence != RELPERSISTENCE_PERMANENT)
+		return;
+	if (!cmek_allow_logical_decoding)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("table \"%s\" cannot be sealed while wal_level is \"logical\"",
+						NameStr(cls->relname)),
+				 errdetail("Logical decoding would see rows of NULLs."),
+				 errhint("Set wal_level to \"replica\", or cmek.allow_logical_decoding to on.")));
+	ereport(WARNING,
+			(errcode(ERRCODE_WARNING),
+			 errmsg("logical decoding sees rows of NULLs in sealed table \"%s\"",
+					NameStr(cls->relname))));
+}
+
+/* A sealed table is written that should not be */
+void
+cmek_policy_logical_error(Relation rel)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("sealed table \"%s\" cannot be changed while wal_level is \"logical\"",
+					RelationGetRelationName(rel)),
+			 errdetail("Logical decoding would see rows of NULLs."),
+			 errhint("Set wal_level to \"replica\", or cmek.allow_logical_decoding to on.")));
+}
+
+/* Statistics taken before the table was sealed hold its values in clear */
+void
+cmek_policy_forget_statistics(Oid relid)
+{
+	Relation	rel;
+	ListCell   *lc;
+
+	if (cmek_plaintext_statistics)
+		return;
+	RemoveStatistics(relid, 0);
+	rel = table_open(relid, NoLock);
+	foreach(lc, RelationGetStatExtList(rel))
+	{
+		RemoveStatisticsDataById(lfirst_oid(lc), false);
+		RemoveStatisticsDataById(lfirst_oid(lc), true);
+	}
+	table_close(rel, NoLock);
+}

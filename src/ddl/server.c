@@ -1,0 +1,159 @@
+/*-------------------------------------------------------------------------
+ *
+ * server.c
+ *	  Foreign servers as KMS keys: ALTER SERVER, its RENAME, user mappings.
+ *
+ * While tables are bound to a key its identity stays: the options that name
+ * the key at the KMS cannot change, or a table key wrapped by one KMS key
+ * would be sent to another.  A rename changes every label and key row in the
+ * same transaction.  Permissions are core's: it checks the owner before what
+ * we did can be seen by anybody.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/dependency.h"
+#include "catalog/pg_foreign_data_wrapper.h"
+#include "catalog/pg_foreign_server.h"
+#include "commands/extension.h"
+#include "foreign/foreign.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/acl.h"
+
+#include "compat.h"
+#include "ddl/statement.h"
+#include "keys/keys.h"
+#include "kms/kms.h"
+
+/* The provider of a server's wrapper; NULL when the wrapper is not ours */
+static const CmekKmsProvider *
+server_provider(Oid serverid)
+{
+	ForeignServer *server = GetForeignServerExtended(serverid, FSV_MISSING_OK);
+	ForeignDataWrapper *fdw;
+	Oid			extension;
+
+	if (server == NULL)
+		return NULL;
+	fdw = GetForeignDataWrapper(server->fdwid);
+	extension = get_extension_oid("cmek", true);
+	if (!OidIsValid(extension) ||
+		getExtensionOfObject(ForeignDataWrapperRelationId,
+							 fdw->fdwid) != extension)
+		return NULL;
+	return cmek_kms_provider(fdw->fdwname);
+}
+
+/* Is the server a KMS key of ours? */
+bool
+cmek_server_is_key(Oid serverid)
+{
+	return OidIsValid(serverid) && server_provider(serverid) != NULL;
+}
+
+/* Does the option name the key? */
+static bool
+server_option_is_identity(const CmekKmsProvider *provider, const char *name)
+{
+	const CmekKmsOption *option;
+
+	for (option = provider->options; option->name != NULL; option++)
+	{
+		if (strcmp(option->name, name) == 0)
+			return (option->flags & CMEK_OPTION_IDENTITY) != 0;
+	}
+	return false;
+}
+
+/* The first option of the statement that names the key; NULL when none */
+static const char *
+server_changed_identity(const CmekKmsProvider *provider, List *options)
+{
+	ListCell   *lc;
+
+	foreach(lc, options)
+	{
+		DefElem    *def = lfirst_node(DefElem, lc);
+
+		if (server_option_is_identity(provider, def->defname))
+			return def->defname;
+	}
+	return NULL;
+}
+
+/* ALTER SERVER ... OPTIONS */
+void
+cmek_server_alter_before(AlterForeignServerStmt *stmt)
+{
+	Oid			serverid = get_foreign_server_oid(stmt->servername, true);
+	const CmekKmsProvider *provider;
+	const char *option;
+	List	   *relids;
+
+	/* core says what is wrong when there is no server or it is another's */
+	if (!OidIsValid(serverid) ||
+		!cmek_server_ownercheck(serverid, GetUserId()))
+		return;
+	provider = server_provider(serverid);
+	if (provider == NULL)
+		return;
+	option = server_changed_identity(provider, stmt->options);
+	if (option == NULL)
+		return;
+	LockDatabaseObject(ForeignServerRelationId, serverid, 0,
+					   AccessExclusiveLock);
+	relids = cmek_label_relations(stmt->servername);
+	if (relids == NIL)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+			 errmsg("option \"%s\" of KMS key \"%s\" cannot be changed while tables are bound to it",
+					option, stmt->servername),
+			 errdetail("Bound tables: %d.", list_length(relids)),
+			 errhint("Bind the tables to another key first: ALTER TABLE ... SET (cmek.key = ...).")));
+}
+
+/* ALTER SERVER ... RENAME TO: remember what it was called */
+void
+cmek_server_rename_before(CmekStatement *s, RenameStmt *stmt)
+{
+	Oid			serverid;
+
+	if (stmt->renameType != OBJECT_FOREIGN_SERVER)
+		return;
+	serverid = get_foreign_server_oid(strVal(stmt->object), true);
+	if (!cmek_server_is_key(serverid) ||
+		!cmek_server_ownercheck(serverid, GetUserId()))
+		return;
+	LockDatabaseObject(ForeignServerRelationId, serverid, 0,
+					   AccessExclusiveLock);
+	s->renamed = serverid;
+	s->old_name = pstrdup(strVal(stmt->object));
+}
+
+/* Core has renamed the server: so do we */
+void
+cmek_server_rename_after(CmekStatement *s)
+{
+	char	   *new_name = GetForeignServer(s->renamed)->servername;
+	ListCell   *lc;
+
+	foreach(lc, cmek_label_relations(s->old_name))
+		cmek_label_set(lfirst_oid(lc), new_name);
+	cmek_keys_rename_server(s->old_name, new_name);
+}
+
+/* CREATE USER MAPPING: only the one of PUBLIC is ever read */
+void
+cmek_server_mapping_before(const char *servername, RoleSpec *role)
+{
+	if (role->roletype == ROLESPEC_PUBLIC ||
+		!cmek_server_is_key(get_foreign_server_oid(servername, true)))
+		return;
+	ereport(WARNING,
+			(errcode(ERRCODE_WARNING),
+			 errmsg("only the user mapping for PUBLIC of KMS key \"%s\" is used",
+					servername)));
+}

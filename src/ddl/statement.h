@@ -1,0 +1,141 @@
+/*-------------------------------------------------------------------------
+ *
+ * statement.h
+ *	  What the files of ddl/ know of each other; nothing outside includes it.
+ *
+ * Every utility statement has a CmekStatement on the C stack of the utility
+ * hook, linked to the one around it.  It carries what was asked in that very
+ * statement (a key, say) to the object access hook and to the work that
+ * follows core's own.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CMEK_DDL_STATEMENT_H
+#define CMEK_DDL_STATEMENT_H
+
+#include "nodes/parsenodes.h"
+#include "utils/palloc.h"
+
+#include "ddl/ddl.h"
+
+#define CMEK_PROVIDER	"cmek"	/* security labels, namespace of options */
+#define CMEK_HEAP_NAME	"cmek_heap"
+#define CMEK_KEY_NONE	"none"	/* leave the table unbound */
+
+typedef struct CmekStatement
+{
+	struct CmekStatement *outer;
+	Node	   *node;			/* as core sees it: our copy when we made one */
+	MemoryContext context;		/* lives as long as the statement */
+
+	/* CREATE TABLE and its kin: the one table the statement makes */
+	RangeVar   *table;			/* NULL when none, or once it was made */
+	char	   *key;			/* asked for in WITH or SET, else NULL */
+	Oid			parent;			/* the partitioned table it is made for */
+	bool		seal_parent;	/* a partitioned table sealed by its label */
+
+	/* ALTER TABLE ... SET ACCESS METHOD */
+	Oid			sealing;		/* table being rewritten into cmek_heap */
+	Oid			unsealing;		/* and away from it */
+
+	/* ALTER SERVER ... RENAME TO of a KMS key */
+	Oid			renamed;
+	char	   *old_name;
+
+	/* what fell in a DROP or DROP OWNED */
+	List	   *dropped;		/* of CmekDropped */
+	List	   *dropped_owners; /* roles of DROP OWNED, by OID */
+} CmekStatement;
+
+/* The innermost utility statement, NULL outside of any */
+extern CmekStatement *cmek_statement;
+
+/* The columns of pg_class that matter here */
+typedef struct CmekClass
+{
+	Oid			relid;
+	Oid			relnamespace;
+	Oid			relam;
+	Oid			relowner;
+	Oid			relrewrite;
+	char		relkind;
+	char		relpersistence;
+	bool		relispartition;
+	NameData	relname;
+} CmekClass;
+
+/* ---- catalog.c ---- */
+extern bool cmek_class_get(Oid relid, CmekClass *cls);
+extern bool cmek_class_get_new(Oid relid, CmekClass *cls);
+extern bool cmek_class_is_sealed(const CmekClass *cls);
+extern bool cmek_class_has_rows(const CmekClass *cls);
+extern bool cmek_class_find_sealed(CmekClass *cls);
+
+/* ---- hook.c ---- */
+extern void cmek_hook_init(void);
+
+/* ---- access.c ---- */
+extern void cmek_access_init(void);
+
+/* ---- options.c ---- */
+extern bool cmek_options_present(List *options);
+extern List *cmek_options_strip(List *options, char **key);
+extern List *cmek_options_strip_reset(List *options, bool *reset);
+
+/* ---- create.c ---- */
+extern Node *cmek_create_before(CmekStatement *s, CreateStmt *stmt);
+extern Node *cmek_create_as_before(CmekStatement *s, CreateTableAsStmt *stmt);
+extern Node *cmek_explain_before(CmekStatement *s, ExplainStmt *stmt);
+extern void cmek_create_table_made(Oid relid);
+
+/* ---- alter.c ---- */
+extern Node *cmek_alter_before(CmekStatement *s, AlterTableStmt *stmt);
+extern void cmek_alter_after(CmekStatement *s);
+
+/* ---- partition.c ---- */
+extern bool cmek_partition_parent_is_sealed(Oid parent);
+extern void cmek_partition_check_child(Oid child, Oid parent);
+extern void cmek_partition_check_leaves(const CmekClass *parent);
+
+/* ---- label.c ---- */
+extern char *cmek_label_format(const char *key);
+extern char *cmek_label_parse(const char *label);
+extern void cmek_label_set(Oid relid, const char *key);
+extern List *cmek_label_relations(const char *key);
+extern void cmek_label_init(void);
+
+/* ---- bind.c ---- */
+extern const char *cmek_bind_choose(const char *asked, Oid parent);
+extern void cmek_bind_forget_stale(const CmekClass *cls);
+extern void cmek_bind_new(const CmekClass *cls, const char *key);
+extern void cmek_bind_move(const CmekClass *cls, const char *key);
+extern void cmek_bind_move_tree(const CmekClass *cls, const char *key,
+								bool recurse);
+extern void cmek_bind_record(Oid relid, Oid serverid);
+extern void cmek_bind_remove_keys(Oid relid);
+extern void cmek_bind_remove(Oid relid);
+
+/* ---- server.c ---- */
+extern bool cmek_server_is_key(Oid serverid);
+extern void cmek_server_alter_before(AlterForeignServerStmt *stmt);
+extern void cmek_server_rename_before(CmekStatement *s, RenameStmt *stmt);
+extern void cmek_server_rename_after(CmekStatement *s);
+extern void cmek_server_mapping_before(const char *servername, RoleSpec *role);
+
+/* ---- drop.c ---- */
+extern void cmek_drop_before(CmekStatement *s, DropStmt *stmt);
+extern void cmek_drop_owned_before(CmekStatement *s, DropOwnedStmt *stmt);
+extern void cmek_drop_table(Oid relid);
+extern void cmek_drop_server(Oid serverid);
+
+/* ---- policy.c ---- */
+extern void cmek_policy_index_made(Oid indexid, bool internal);
+extern void cmek_policy_check_indexes(Oid relid);
+extern void cmek_policy_check_plain(const CmekClass *cls);
+extern void cmek_policy_check_logical(const CmekClass *cls);
+extern void cmek_policy_forget_statistics(Oid relid);
+
+/* ---- settings.c ---- */
+extern void cmek_ddl_settings_init(void);
+
+#endif							/* CMEK_DDL_STATEMENT_H */
