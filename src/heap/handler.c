@@ -66,6 +66,7 @@ cmek_heap_init(void)
 	rewrite_set_callbacks(&sealed_heap);
 	cmek_set_new_filelocator_callback(&sealed_heap, sealed_set_new_filelocator);
 	shadow_init();
+	unused_init();
 }
 
 Datum

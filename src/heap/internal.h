@@ -66,6 +66,10 @@ extern const TupleTableSlotOps cmek_slot_ops;
 extern TupleTableSlot *slot_inner(TupleTableSlot *slot);
 extern void slot_take_inner(TupleTableSlot *slot, Relation rel,
 							CmekKeyRing *ring);
+extern void slot_set_columns_unused(TupleTableSlot *slot);
+
+/* ---------- unused.c: plans that read no column ---------- */
+extern void unused_init(void);
 
 /* ---------- shadow.c ---------- */
 /* Which sets of indexed columns an UPDATE changes */

@@ -26,6 +26,7 @@ typedef struct SealedSlot
 	TupleTableSlot *inner;		/* the sealed row */
 	CmekKeyRing *ring;			/* opens it; NULL: table has no keys */
 	bool		pending;
+	bool		columns_unused; /* copies of pending rows may be empty */
 	char	   *buffer;			/* the unsealed row, in tts_mcxt */
 	Size		bufsize;
 } SealedSlot;
@@ -49,8 +50,16 @@ sealed_slot_init(TupleTableSlot *slot)
 	MemoryContextSwitchTo(old);
 	s->ring = NULL;
 	s->pending = false;
+	s->columns_unused = false;
 	s->buffer = NULL;
 	s->bufsize = 0;
+}
+
+/* The plan reads no column of the copies of this slot's rows (unused.c) */
+void
+slot_set_columns_unused(TupleTableSlot *slot)
+{
+	((SealedSlot *) slot)->columns_unused = true;
 }
 
 static void
@@ -249,6 +258,10 @@ sealed_slot_get_heap_tuple(TupleTableSlot *slot)
 static HeapTuple
 sealed_slot_copy_heap_tuple(TupleTableSlot *slot)
 {
+	SealedSlot *s = (SealedSlot *) slot;
+
+	if (s->pending && s->columns_unused)
+		return heap_form_tuple(cmek_sealed_desc, NULL, NULL);
 	slot_open_if_pending(slot);
 	return TTSOpsHeapTuple.copy_heap_tuple(slot);
 }
