@@ -109,6 +109,13 @@ ALTER TABLE empty SET ACCESS METHOD cmek_heap;
 ALTER TABLE empty SET (cmek.key = 'alter_a');
 INSERT INTO empty VALUES (1);
 SELECT a FROM empty;
+\set VERBOSITY sqlstate
+ALTER TABLE plain SET ACCESS METHOD cmek_heap;
+DROP INDEX plain_a;
+INSERT INTO plain VALUES (1);
+ALTER TABLE plain SET ACCESS METHOD cmek_heap;
+\set VERBOSITY terse
+SELECT a FROM plain;
 RESET cmek.default_key;
 
 -- materialized views

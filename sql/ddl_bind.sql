@@ -130,7 +130,7 @@ RESET ROLE;
 GRANT USAGE ON FOREIGN SERVER bind_a TO ddl_bind_user;
 SET ROLE ddl_bind_user;
 CREATE TABLE of_user_granted (a int) USING cmek_heap WITH (cmek.key = 'bind_a');
-SELECT "table", key FROM cmek.tables ORDER BY 1::text COLLATE "C", 2;
+SELECT "table", key FROM cmek.tables ORDER BY "table"::text COLLATE "C", 2;
 SELECT name, tables > 0 AS used FROM cmek.keys WHERE name IN ('bind_a', 'bind B') ORDER BY name;
 SELECT * FROM cmek.table_key;
 SELECT * FROM cmek.bindings;

@@ -63,13 +63,12 @@ SET cmek.plaintext_indexes = on;
 CREATE UNIQUE INDEX m_a ON m (a);
 RESET cmek.plaintext_indexes;
 RESET client_min_messages;
-CREATE TABLE scratch_methods (relname text, amname text);
+CREATE TABLE scratch_methods (persistence "char", amname name);
 CREATE FUNCTION scratch() RETURNS event_trigger LANGUAGE plpgsql AS $$
 	BEGIN
 		INSERT INTO ddl_policy.scratch_methods
-			SELECT 'scratch', a.amname FROM pg_event_trigger_ddl_commands() d
-			JOIN pg_class c ON c.oid = d.objid JOIN pg_am a ON a.oid = c.relam
-			WHERE d.command_tag = 'CREATE TABLE';
+			SELECT c.relpersistence, a.amname FROM pg_class c JOIN pg_am a ON a.oid = c.relam
+			WHERE c.relname ~ '^pg_temp_[0-9]+_2$' AND c.relkind = 'r';
 	END $$;
 CREATE EVENT TRIGGER ddl_policy ON ddl_command_end WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION scratch();
 REFRESH MATERIALIZED VIEW CONCURRENTLY m;

@@ -37,7 +37,7 @@ SELECT a FROM t;
 INSERT INTO t VALUES (2);
 ALTER SERVER "Server A" RENAME TO server_b;
 CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1);
-SELECT "table", key FROM cmek.tables WHERE "table" IN ('t'::regclass, 'p1'::regclass) ORDER BY 1::text COLLATE "C", 2;
+SELECT "table", key FROM cmek.tables WHERE "table" IN ('t'::regclass, 'p1'::regclass) ORDER BY "table"::text COLLATE "C", 2;
 \c -
 SET client_min_messages = warning;
 SET search_path = ddl_server;
@@ -71,7 +71,7 @@ CREATE TABLE of_owner (a int) USING cmek_heap WITH (cmek.key = 'server_b');
 RESET ROLE;
 DROP OWNED BY ddl_server_owner;
 DROP OWNED BY ddl_server_owner CASCADE;
-SELECT "table", key FROM cmek.tables WHERE key = 'server_b' ORDER BY 1::text COLLATE "C";
+SELECT "table", key FROM cmek.tables WHERE key = 'server_b' ORDER BY "table"::text COLLATE "C";
 ALTER TABLE other OWNER TO ddl_server_owner;
 DROP OWNED BY ddl_server_owner, ddl_server_user CASCADE;
 SELECT count(*) FROM pg_foreign_server WHERE srvname = 'server_b';

@@ -87,13 +87,13 @@ COMMENT ON ACCESS METHOD cmek_heap IS 'cmek: heap of sealed rows';
 CREATE FUNCTION cmek.label_key(label text) RETURNS name
 	LANGUAGE C STRICT STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'cmek_label_key';
 
--- What is known about the KMS keys of this database since the server started
+-- What is known about the KMS keys of this database since the server started;
+-- shows the caller those that it may use
 CREATE FUNCTION cmek.server_state(
 	OUT server oid, OUT state text, OUT reason text, OUT code text,
 	OUT since timestamptz, OUT last_ok timestamptz) RETURNS SETOF record
 	LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED
 	AS 'MODULE_PATHNAME', 'cmek_server_state';
-REVOKE ALL ON FUNCTION cmek.server_state() FROM PUBLIC;
 
 CREATE FUNCTION cmek.stat_counters(
 	OUT seals int8, OUT unseals int8, OUT cache_hits int8, OUT cache_misses int8,
@@ -108,12 +108,12 @@ CREATE VIEW cmek.stat AS
 	FROM cmek.stat_counters() s;
 GRANT SELECT ON cmek.stat TO PUBLIC;
 
+-- Long commands under way in this database, on tables of the caller's
 CREATE FUNCTION cmek.progress_slots(
 	OUT pid int4, OUT datid oid, OUT command text, OUT relid oid,
 	OUT done int8, OUT total int8, OUT started_at timestamptz) RETURNS SETOF record
 	LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED
 	AS 'MODULE_PATHNAME', 'cmek_progress_slots';
-REVOKE ALL ON FUNCTION cmek.progress_slots() FROM PUBLIC;
 
 CREATE VIEW cmek.verify_progress WITH (security_barrier) AS
 	SELECT p.pid, p.relid::regclass AS "table", p.done AS blocks_done,

@@ -123,7 +123,11 @@ alter_parent(const CmekClass *cls)
 static void
 alter_seal(CmekStatement *s, const CmekClass *cls, const AlterRequest *req)
 {
-	const char *key = cmek_bind_choose(req->key, alter_parent(cls));
+	const char *key = req->key;
+
+	if (key == NULL && !cmek_class_has_rows(cls))
+		key = cmek_label_get_key(cls->relid);	/* sealed by its label */
+	key = cmek_bind_choose(key, alter_parent(cls));
 
 	if (cmek_class_has_rows(cls))
 	{
@@ -198,7 +202,8 @@ alter_apply(CmekStatement *s, const CmekClass *cls, const AlterRequest *req,
 		bool		ours = OidIsValid(target) && target == cmek_heap_am_oid();
 
 		seal = ours && !cmek_class_is_sealed(cls);
-		unseal = !ours && cmek_class_is_sealed(cls);
+		unseal = !ours && (cmek_class_is_sealed(cls) ||
+						   cmek_partition_parent_is_sealed(cls->relid));
 	}
 	if (seal)
 		alter_seal(s, cls, req);

@@ -19,9 +19,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_foreign_server.h"
 #include "catalog/pg_inherits.h"
-#include "foreign/foreign.h"
 #include "miscadmin.h"
-#include "storage/lmgr.h"
 #include "utils/acl.h"
 
 #include "compat.h"
@@ -44,35 +42,18 @@ cmek_bind_choose(const char *asked, Oid parent)
 	return strcmp(key, CMEK_KEY_NONE) == 0 ? NULL : key;
 }
 
-/* Find a server by name and lock it; a rename in between starts again */
-static Oid
-bind_lock_server(const char *key)
-{
-	for (;;)
-	{
-		Oid			serverid = get_foreign_server_oid(key, true);
-
-		if (!OidIsValid(serverid))
-			ereport(ERROR,
-					(errcode(ERRCODE_UNDEFINED_OBJECT),
-					 errmsg("KMS key \"%s\" does not exist", key),
-					 errhint("A KMS key is a foreign server: see the view cmek.keys.")));
-		LockDatabaseObject(ForeignServerRelationId, serverid, 0,
-						   AccessShareLock);
-		if (get_foreign_server_oid(key, true) == serverid)
-			return serverid;
-		UnlockDatabaseObject(ForeignServerRelationId, serverid, 0,
-							 AccessShareLock);
-	}
-}
-
 /* The server of a key that the current user may bind tables to, locked */
 static Oid
 bind_server(const char *key)
 {
-	Oid			serverid = bind_lock_server(key);
+	Oid			serverid = cmek_server_lock(key, AccessShareLock);
 	AclResult	aclresult;
 
+	if (!OidIsValid(serverid))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("KMS key \"%s\" does not exist", key),
+				 errhint("A KMS key is a foreign server: see the view cmek.keys.")));
 	if (!cmek_server_is_key(serverid))
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),

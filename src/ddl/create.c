@@ -23,20 +23,28 @@
 #include "compat.h"
 #include "ddl/statement.h"
 
-/* Is the statement core's own CREATE TEMP TABLE for the changes of a sealed
- * materialized view?  They must not lie in clear either. */
+/*
+ * REFRESH MATERIALIZED VIEW: which one, looked up while search_path is still
+ * the caller's.
+ */
+void
+cmek_refresh_before(CmekStatement *s, RefreshMatViewStmt *stmt)
+{
+	s->refreshed = RangeVarGetRelid(stmt->relation, NoLock, true);
+}
+
+/*
+ * Is the statement core's own CREATE TEMP TABLE for the changes of a sealed
+ * materialized view?  They must not lie in clear either.
+ */
 static bool
 create_is_refresh_scratch(const CmekStatement *s, const CreateStmt *stmt)
 {
-	const RefreshMatViewStmt *refresh;
 	CmekClass	cls;
 
-	if (s->outer == NULL || !IsA(s->outer->node, RefreshMatViewStmt) ||
-		stmt->relation->relpersistence != RELPERSISTENCE_TEMP)
-		return false;
-	refresh = (const RefreshMatViewStmt *) s->outer->node;
-	return cmek_class_get(RangeVarGetRelid(refresh->relation, NoLock, true),
-						  &cls) &&
+	return s->outer != NULL && OidIsValid(s->outer->refreshed) &&
+		stmt->relation->relpersistence == RELPERSISTENCE_TEMP &&
+		cmek_class_get(s->outer->refreshed, &cls) &&
 		cmek_class_is_sealed(&cls);
 }
 

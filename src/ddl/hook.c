@@ -39,6 +39,9 @@ hook_before(CmekStatement *s, Node *node)
 			return cmek_create_as_before(s, (CreateTableAsStmt *) node);
 		case T_ExplainStmt:
 			return cmek_explain_before(s, (ExplainStmt *) node);
+		case T_RefreshMatViewStmt:
+			cmek_refresh_before(s, (RefreshMatViewStmt *) node);
+			break;
 		case T_AlterTableStmt:
 			return cmek_alter_before(s, (AlterTableStmt *) node);
 		case T_AlterForeignServerStmt:

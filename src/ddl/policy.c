@@ -133,7 +133,7 @@ cmek_policy_check_plain(const CmekClass *cls)
 	/* core's own scratch table of REFRESH ... CONCURRENTLY */
 	bool		refresh = cmek_statement != NULL &&
 		cmek_statement->outer != NULL &&
-		IsA(cmek_statement->outer->node, RefreshMatViewStmt);
+		OidIsValid(cmek_statement->outer->refreshed);
 
 	if (!cmek_enforce_encryption || creating_extension || refresh ||
 		!cmek_class_has_rows(cls))

@@ -53,6 +53,26 @@ cmek_server_is_key(Oid serverid)
 	return OidIsValid(serverid) && server_provider(serverid) != NULL;
 }
 
+/*
+ * Find a server by name and lock it until the end of the transaction; a rename
+ * in between starts again.  InvalidOid when there is none.
+ */
+Oid
+cmek_server_lock(const char *name, LOCKMODE lockmode)
+{
+	for (;;)
+	{
+		Oid			serverid = get_foreign_server_oid(name, true);
+
+		if (!OidIsValid(serverid))
+			return InvalidOid;
+		LockDatabaseObject(ForeignServerRelationId, serverid, 0, lockmode);
+		if (get_foreign_server_oid(name, true) == serverid)
+			return serverid;
+		UnlockDatabaseObject(ForeignServerRelationId, serverid, 0, lockmode);
+	}
+}
+
 /* Does the option name the key? */
 static bool
 server_option_is_identity(const CmekKmsProvider *provider, const char *name)
@@ -102,8 +122,7 @@ cmek_server_alter_before(AlterForeignServerStmt *stmt)
 	option = server_changed_identity(provider, stmt->options);
 	if (option == NULL)
 		return;
-	LockDatabaseObject(ForeignServerRelationId, serverid, 0,
-					   AccessExclusiveLock);
+	cmek_server_lock(stmt->servername, AccessExclusiveLock);
 	relids = cmek_label_relations(stmt->servername);
 	if (relids == NIL)
 		return;
@@ -127,9 +146,7 @@ cmek_server_rename_before(CmekStatement *s, RenameStmt *stmt)
 	if (!cmek_server_is_key(serverid) ||
 		!cmek_server_ownercheck(serverid, GetUserId()))
 		return;
-	LockDatabaseObject(ForeignServerRelationId, serverid, 0,
-					   AccessExclusiveLock);
-	s->renamed = serverid;
+	s->renamed = cmek_server_lock(strVal(stmt->object), AccessExclusiveLock);
 	s->old_name = pstrdup(strVal(stmt->object));
 }
 

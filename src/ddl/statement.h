@@ -14,6 +14,7 @@
 #define CMEK_DDL_STATEMENT_H
 
 #include "nodes/parsenodes.h"
+#include "storage/lockdefs.h"
 #include "utils/palloc.h"
 
 #include "ddl/ddl.h"
@@ -33,6 +34,9 @@ typedef struct CmekStatement
 	char	   *key;			/* asked for in WITH or SET, else NULL */
 	Oid			parent;			/* the partitioned table it is made for */
 	bool		seal_parent;	/* a partitioned table sealed by its label */
+
+	/* REFRESH MATERIALIZED VIEW */
+	Oid			refreshed;
 
 	/* ALTER TABLE ... SET ACCESS METHOD */
 	Oid			sealing;		/* table being rewritten into cmek_heap */
@@ -86,6 +90,7 @@ extern List *cmek_options_strip_reset(List *options, bool *reset);
 extern Node *cmek_create_before(CmekStatement *s, CreateStmt *stmt);
 extern Node *cmek_create_as_before(CmekStatement *s, CreateTableAsStmt *stmt);
 extern Node *cmek_explain_before(CmekStatement *s, ExplainStmt *stmt);
+extern void cmek_refresh_before(CmekStatement *s, RefreshMatViewStmt *stmt);
 extern void cmek_create_table_made(Oid relid);
 
 /* ---- alter.c ---- */
@@ -117,6 +122,7 @@ extern void cmek_bind_remove(Oid relid);
 
 /* ---- server.c ---- */
 extern bool cmek_server_is_key(Oid serverid);
+extern Oid	cmek_server_lock(const char *name, LOCKMODE lockmode);
 extern void cmek_server_alter_before(AlterForeignServerStmt *stmt);
 extern void cmek_server_rename_before(CmekStatement *s, RenameStmt *stmt);
 extern void cmek_server_rename_after(CmekStatement *s);
