@@ -294,6 +294,6 @@ cmek_alter_after(CmekStatement *s)
 						relid)));
 	if (OidIsValid(s->unsealing))
 		cmek_bind_remove(relid);
-	else if (cmek_class_has_rows(&cls))
-		cmek_policy_forget_statistics(relid);
+	else if (cmek_class_has_rows(&cls) && !cmek_plaintext_statistics)
+		cmek_heap_forget_statistics(relid);
 }

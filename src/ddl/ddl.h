@@ -11,24 +11,13 @@
 
 #include "postgres.h"
 
-#include "utils/relcache.h"
-
 /* Settings (defined in ddl/settings) */
 extern PGDLLIMPORT char *cmek_default_key;	/* server name or "none" */
 extern PGDLLIMPORT bool cmek_enforce_encryption;
 extern PGDLLIMPORT bool cmek_plaintext_indexes;
-extern PGDLLIMPORT bool cmek_plaintext_statistics;
-extern PGDLLIMPORT bool cmek_allow_logical_decoding;
 
 /* The key a table is bound to by its label; NULL when unbound.  palloc'd */
 extern char *cmek_label_get_key(Oid relid);
-
-/*
- * ERROR: this sealed table cannot be written while wal_level is logical.  The
- * caller (heap/) has seen XLogLogicalInfoActive(), a permanent table and
- * cmek_allow_logical_decoding off.
- */
-extern void cmek_policy_logical_error(Relation rel);
 
 /* Settings and hooks; called once by _PG_init */
 extern void cmek_ddl_init(void);

@@ -2,7 +2,7 @@
  *
  * policy.c
  *	  What is refused because it would put values in clear, or lose them:
- *	  plain indexes, plain tables, logical decoding, old statistics.
+ *	  plain indexes, plain tables, logical decoding.
  *
  * Each refusal names the setting that allows it.  A rebuild of an index that
  * exists already is never refused: that would break maintenance.
@@ -15,11 +15,9 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xlog.h"
-#include "catalog/heap.h"
 #include "catalog/indexing.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
-#include "commands/defrem.h"
 #include "commands/extension.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
@@ -27,6 +25,7 @@
 #include "utils/snapmgr.h"
 
 #include "ddl/statement.h"
+#include "heap/heap.h"
 
 /* The table of an index whose pg_index row is not visible yet */
 static Oid
@@ -165,35 +164,4 @@ cmek_policy_check_logical(const CmekClass *cls)
 			(errcode(ERRCODE_WARNING),
 			 errmsg("logical decoding sees rows of NULLs in sealed table \"%s\"",
 					NameStr(cls->relname))));
-}
-
-/* A sealed table is written that should not be */
-void
-cmek_policy_logical_error(Relation rel)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-			 errmsg("sealed table \"%s\" cannot be changed while wal_level is \"logical\"",
-					RelationGetRelationName(rel)),
-			 errdetail("Logical decoding would see rows of NULLs."),
-			 errhint("Set wal_level to \"replica\", or cmek.allow_logical_decoding to on.")));
-}
-
-/* Statistics taken before the table was sealed hold its values in clear */
-void
-cmek_policy_forget_statistics(Oid relid)
-{
-	Relation	rel;
-	ListCell   *lc;
-
-	if (cmek_plaintext_statistics)
-		return;
-	RemoveStatistics(relid, 0);
-	rel = table_open(relid, NoLock);
-	foreach(lc, RelationGetStatExtList(rel))
-	{
-		RemoveStatisticsDataById(lfirst_oid(lc), false);
-		RemoveStatisticsDataById(lfirst_oid(lc), true);
-	}
-	table_close(rel, NoLock);
 }

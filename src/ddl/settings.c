@@ -18,8 +18,6 @@
 char	   *cmek_default_key = NULL;
 bool		cmek_enforce_encryption = false;
 bool		cmek_plaintext_indexes = false;
-bool		cmek_plaintext_statistics = false;
-bool		cmek_allow_logical_decoding = false;
 
 /* Define the settings */
 void
@@ -45,20 +43,6 @@ cmek_ddl_settings_init(void)
 							 &cmek_plaintext_indexes,
 							 false,
 							 PGC_USERSET, 0,
-							 NULL, NULL, NULL);
-	DefineCustomBoolVariable("cmek.plaintext_statistics",
-							 "Let ANALYZE store values of sealed tables in clear.",
-							 NULL,
-							 &cmek_plaintext_statistics,
-							 false,
-							 PGC_USERSET, 0,
-							 NULL, NULL, NULL);
-	DefineCustomBoolVariable("cmek.allow_logical_decoding",
-							 "Allow sealed tables while wal_level is logical.",
-							 "Logical decoding sees rows of NULLs: changes are lost to subscribers.",
-							 &cmek_allow_logical_decoding,
-							 false,
-							 PGC_SUSET, 0,
 							 NULL, NULL, NULL);
 }
 

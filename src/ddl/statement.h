@@ -139,7 +139,6 @@ extern void cmek_policy_index_made(Oid indexid, bool internal);
 extern void cmek_policy_check_indexes(Oid relid);
 extern void cmek_policy_check_plain(const CmekClass *cls);
 extern void cmek_policy_check_logical(const CmekClass *cls);
-extern void cmek_policy_forget_statistics(Oid relid);
 
 /* ---- settings.c ---- */
 extern void cmek_ddl_settings_init(void);

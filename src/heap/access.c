@@ -11,10 +11,6 @@
  */
 #include "postgres.h"
 
-#include "access/xlog.h"
-#include "miscadmin.h"
-
-#include "ddl/ddl.h"
 #include "heap/internal.h"
 
 /*
@@ -45,8 +41,6 @@ heap_key_for_read(Relation rel)
 CmekKeyRing *
 heap_key_for_write(Relation rel)
 {
-	if (unlikely(XLogLogicalInfoActive() && !cmek_allow_logical_decoding &&
-				 rel->rd_rel->relpersistence == RELPERSISTENCE_PERMANENT))
-		cmek_policy_logical_error(rel);
+	exposure_check_write(rel);
 	return cmek_keyring_acquire(rel);
 }

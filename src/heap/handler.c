@@ -65,6 +65,7 @@ cmek_heap_init(void)
 	build_set_callbacks(&sealed_heap);
 	rewrite_set_callbacks(&sealed_heap);
 	cmek_set_new_filelocator_callback(&sealed_heap, sealed_set_new_filelocator);
+	exposure_init();
 	shadow_init();
 	unused_init();
 }

@@ -23,6 +23,13 @@ cmek_relation_is_sealed(Relation rel)
 /* OID of access method cmek_heap, InvalidOid when there is no extension */
 extern Oid	cmek_heap_am_oid(void);
 
+/* Settings */
+extern PGDLLIMPORT bool cmek_plaintext_statistics;
+extern PGDLLIMPORT bool cmek_allow_logical_decoding;
+
+/* Remove planner statistics of a table that is sealed, or about to be */
+extern void cmek_heap_forget_statistics(Oid relid);
+
 /* Called once by _PG_init */
 extern void cmek_heap_init(void);
 

@@ -40,6 +40,10 @@ is_toast_table(Relation rel)
 extern CmekKeyRing *heap_key_for_read(Relation rel);
 extern CmekKeyRing *heap_key_for_write(Relation rel);
 
+/* ---------- exposure.c ---------- */
+extern void exposure_check_write(Relation rel);
+extern void exposure_init(void);
+
 /* ---------- seal.c: rows ---------- */
 extern HeapTuple row_seal(Relation rel, HeapTuple logical);
 extern void row_seal_into(CmekKeyRing *ring, HeapTupleHeader sealed,

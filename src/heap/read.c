@@ -12,11 +12,6 @@
  */
 #include "postgres.h"
 
-#include "catalog/heap.h"
-#include "commands/defrem.h"
-#include "nodes/pg_list.h"
-
-#include "ddl/ddl.h"
 #include "heap/internal.h"
 
 /* Does stock heap fill this slot itself? (TOAST tables, and its own slots) */
@@ -37,22 +32,6 @@ sealed_slot_callbacks(Relation rel)
  * ----------
  */
 
-/* Remove what earlier statistics left of this table in the catalogs */
-static void
-analyze_forget_statistics(Relation rel)
-{
-	ListCell   *lc;
-
-	RemoveStatistics(RelationGetRelid(rel), InvalidAttrNumber);
-	foreach(lc, RelationGetIndexList(rel))
-		RemoveStatistics(lfirst_oid(lc), InvalidAttrNumber);
-	foreach(lc, RelationGetStatExtList(rel))
-	{
-		RemoveStatisticsDataById(lfirst_oid(lc), false);
-		RemoveStatisticsDataById(lfirst_oid(lc), true);
-	}
-}
-
 /*
  * scan_begin.  ANALYZE without plaintext statistics looks at no value and
  * needs no key.
@@ -69,7 +48,7 @@ sealed_scan_begin(Relation rel, Snapshot snapshot, int nkeys,
 		if ((flags & SO_TYPE_ANALYZE) == 0 || cmek_plaintext_statistics)
 			(void) heap_key_for_read(rel);
 		else
-			analyze_forget_statistics(rel);
+			cmek_heap_forget_statistics(RelationGetRelid(rel));
 	}
 	return cmek_stock_heap->scan_begin(rel, snapshot, nkeys, key, pscan, flags);
 }

@@ -23,7 +23,6 @@
 
 #include "miscadmin.h"
 #include "storage/condition_variable.h"
-#include "storage/shmem.h"
 
 #include "compat.h"
 #include "keys/internal.h"
@@ -47,7 +46,6 @@ typedef struct BoardSlot
 	int			worker;			/* that runs it */
 	int			server;			/* index of state.c */
 	TimestampTz posted_at;
-	TimestampTz deadline;
 	ConditionVariable done;
 	CmekKeyRequest what;		/* constant until the slot is free */
 	CmekReply	reply;
@@ -71,24 +69,21 @@ static Board *board = NULL;
 Size
 cmek_board_shmem_size(void)
 {
-	return sizeof(Board);
+	return cmek_shmem_secret_size(sizeof(Board));
 }
 
-/* Find or make the board in shared memory. */
+/* Find or make the board in shared memory; requests may hold credentials. */
 void
 cmek_board_shmem_init(void)
 {
 	bool		found;
 
-	board = ShmemInitStruct("cmek requests", sizeof(Board), &found);
+	board = cmek_shmem_secret("cmek requests", sizeof(Board), &found);
 	if (found)
 		return;
-	memset(board, 0, sizeof(Board));
 	ConditionVariableInit(&board->space);
 	for (int i = 0; i < BOARD_SLOTS; i++)
 		ConditionVariableInit(&board->slots[i].done);
-	/* requests may hold credentials; one WARNING is enough, see cache.c */
-	(void) cmek_secret_protect(board, sizeof(Board));
 }
 
 static void
@@ -178,8 +173,7 @@ wake_worker(void)
 
 /* Put a request on a free slot. */
 static void
-post(int i, const CmekKeyRequest *what, int server, TimestampTz deadline,
-	 int waiters)
+post(int i, const CmekKeyRequest *what, int server, int waiters)
 {
 	BoardSlot  *slot = &board->slots[i];
 
@@ -187,7 +181,6 @@ post(int i, const CmekKeyRequest *what, int server, TimestampTz deadline,
 	slot->waiters = waiters;
 	slot->server = server;
 	slot->posted_at = GetCurrentTimestamp();
-	slot->deadline = deadline;
 	slot->what = *what;
 	wake_worker();
 }
@@ -197,8 +190,7 @@ post(int i, const CmekKeyRequest *what, int server, TimestampTz deadline,
  * waits and must leave the slot.
  */
 CmekBoardResult
-cmek_board_enter(const CmekKeyRequest *what, TimestampTz deadline, int *slot,
-				 CmekReply *reply)
+cmek_board_enter(const CmekKeyRequest *what, int *slot, CmekReply *reply)
 {
 	CmekBoardResult result = CMEK_BOARD_POSTED;
 	int			server;
@@ -217,7 +209,7 @@ cmek_board_enter(const CmekKeyRequest *what, TimestampTz deadline, int *slot,
 		board->slots[*slot].waiters++;
 	else if ((*slot = find_free(what->database, server)) >= 0)
 	{
-		post(*slot, what, server, deadline, 1);
+		post(*slot, what, server, 1);
 		unlock_board();
 		return CMEK_BOARD_POSTED;
 	}
@@ -317,7 +309,7 @@ cmek_board_has_workers(void)
  * the KMS has just failed, or when the board is full: the keeper comes again.
  */
 void
-cmek_board_prove(const CmekDueProof *due, TimestampTz deadline)
+cmek_board_prove(const CmekDueProof *due)
 {
 	CmekKeyRequest *what = cmek_secret_alloc(sizeof(CmekKeyRequest));
 	int			server = -1;
@@ -334,7 +326,7 @@ cmek_board_prove(const CmekDueProof *due, TimestampTz deadline)
 			(slot = find_free(what->database, server)) < 0)
 			cmek_server_leave(server);
 		else
-			post(slot, what, server, deadline, 0);
+			post(slot, what, server, 0);
 	}
 	unlock_board();
 	cmek_secret_free(what);
@@ -422,9 +414,8 @@ cmek_board_take(int worker)
 
 /* What a taken slot asks for. */
 const CmekKeyRequest *
-cmek_board_request(int slot, TimestampTz *deadline)
+cmek_board_request(int slot)
 {
-	*deadline = board->slots[slot].deadline;
 	return &board->slots[slot].what;
 }
 

@@ -20,8 +20,6 @@
  */
 #include "postgres.h"
 
-#include <unistd.h>
-
 #include "common/hashfn.h"
 #include "storage/shmem.h"
 
@@ -78,12 +76,11 @@ bucket_count(void)
 	return n;
 }
 
-/* Bytes of the plaintext keys, in whole pages. */
+/* Bytes of the plaintext keys. */
 static Size
 keys_size(void)
 {
-	return TYPEALIGN(sysconf(_SC_PAGESIZE),
-					 mul_size(cmek_key_cache_size, CMEK_KEY_LEN));
+	return mul_size(cmek_key_cache_size, CMEK_KEY_LEN);
 }
 
 /* Shared memory of the cache, without the plaintext keys. */
@@ -100,9 +97,7 @@ body_size(void)
 Size
 cmek_cache_shmem_size(void)
 {
-	Size		size = add_size(body_size(), keys_size());
-
-	return add_size(size, 2 * sysconf(_SC_PAGESIZE));
+	return add_size(body_size(), cmek_shmem_secret_size(keys_size()));
 }
 
 /* Put every slot on the free list. */
@@ -126,14 +121,12 @@ reset_slots(void)
 	}
 }
 
-/* Find or make the cache in shared memory, and protect the keys' pages. */
+/* Find or make the cache in shared memory. */
 void
 cmek_cache_shmem_init(void)
 {
-	Size		page = sysconf(_SC_PAGESIZE);
 	bool		found;
 	char	   *p;
-	char	   *area;
 
 	p = ShmemInitStruct("cmek table keys", body_size(), &found);
 	cache = (CacheShared *) p;
@@ -145,19 +138,7 @@ cmek_cache_shmem_init(void)
 	if (!found)
 		reset_slots();
 
-	area = ShmemInitStruct("cmek plaintext table keys", keys_size() + page,
-						   &found);
-	keys = (void *) TYPEALIGN(page, area);
-	if (!found)
-	{
-		memset(area, 0, keys_size() + page);
-		if (!cmek_secret_protect(keys, keys_size()))
-			ereport(WARNING,
-					(errcode(ERRCODE_SYSTEM_ERROR),
-					 errmsg("could not lock the cache of table keys in memory: %m"),
-					 errhint("Raise the server's limit of locked memory (ulimit -l) to %zu kB, or encrypt the swap space.",
-							 keys_size() / 1024 + 64)));
-	}
+	keys = cmek_shmem_secret("cmek plaintext table keys", keys_size(), &found);
 }
 
 /* The bucket of an identity. */

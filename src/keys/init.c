@@ -11,6 +11,8 @@
  */
 #include "postgres.h"
 
+#include <unistd.h>
+
 #include "miscadmin.h"
 #include "storage/ipc.h"
 #include "storage/lwlock.h"
@@ -35,6 +37,48 @@ LWLock *
 cmek_lock(CmekLockId id)
 {
 	return &locks[id].lock;
+}
+
+/* Shared memory to ask for, for an area of secrets. */
+Size
+cmek_shmem_secret_size(Size size)
+{
+	Size		page = sysconf(_SC_PAGESIZE);
+
+	/* the area begins at a page's beginning, wherever the allocation does */
+	return add_size(TYPEALIGN(page, size), page);
+}
+
+/* Lock an area and leave it out of core dumps; one WARNING where refused. */
+static void
+protect_area(void *area, Size size)
+{
+	static bool warned = false;
+
+	if (cmek_secret_protect(area, size) || warned)
+		return;
+	warned = true;
+	ereport(WARNING,
+			(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+			 errmsg("could not lock the shared memory that holds keys: %m"),
+			 errdetail("Keys may be written to swap space or core dumps."),
+			 errhint("Raise the server's limit of locked memory, for example with \"LimitMEMLOCK=64M\" in its systemd unit or \"ulimit -l 65536\" before \"pg_ctl start\".")));
+}
+
+/* Find or make an area for secrets. */
+void *
+cmek_shmem_secret(const char *name, Size size, bool *found)
+{
+	Size		page = sysconf(_SC_PAGESIZE);
+	char	   *area = ShmemInitStruct(name, cmek_shmem_secret_size(size), found);
+
+	area = (char *) TYPEALIGN(page, area);
+	if (!*found)
+	{
+		protect_area(area, TYPEALIGN(page, size));
+		memset(area, 0, size);
+	}
+	return area;
 }
 
 /* See keys.h. */

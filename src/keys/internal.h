@@ -37,6 +37,10 @@ typedef enum CmekLockId
 
 extern LWLock *cmek_lock(CmekLockId id);
 
+/* Shared memory for secrets: in pages of its own, zeroed, protected */
+extern Size cmek_shmem_secret_size(Size size);
+extern void *cmek_shmem_secret(const char *name, Size size, bool *found);
+
 /* ----------
  * What a backend asks of a KMS.  Holds credentials: cleanse it.
  * ----------
@@ -154,18 +158,16 @@ typedef enum CmekBoardResult
 extern Size cmek_board_shmem_size(void);
 extern void cmek_board_shmem_init(void);
 extern CmekBoardResult cmek_board_enter(const CmekKeyRequest *what,
-										TimestampTz deadline, int *slot,
-										CmekReply *reply);
+										int *slot, CmekReply *reply);
 extern bool cmek_board_wait(int slot, TimestampTz deadline, CmekReply *reply);
 extern void cmek_board_wait_space(TimestampTz deadline);
 extern void cmek_board_leave(int slot);
 extern bool cmek_board_has_workers(void);
-extern void cmek_board_prove(const CmekDueProof *due, TimestampTz deadline);
+extern void cmek_board_prove(const CmekDueProof *due);
 extern void cmek_board_attach(int worker, Latch *latch);
 extern void cmek_board_detach(int worker);
 extern int	cmek_board_take(int worker);
-extern const CmekKeyRequest *cmek_board_request(int slot,
-												TimestampTz *deadline);
+extern const CmekKeyRequest *cmek_board_request(int slot);
 extern void cmek_board_finish(int slot, CmekKmsAnswer *answer,
 							  TimestampTz started);
 

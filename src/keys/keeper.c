@@ -51,10 +51,9 @@ ask_for_proofs(TimestampTz now)
 	CmekDueProof due[PROOFS_A_TICK];
 	int			n = cmek_cache_due(now, cmek_key_cache_ttl * USECS_PER_SEC,
 								   due, PROOFS_A_TICK);
-	TimestampTz deadline = TimestampTzPlusMilliseconds(now, cmek_kms_timeout);
 
 	for (int i = 0; i < n; i++)
-		cmek_board_prove(&due[i], deadline);
+		cmek_board_prove(&due[i]);
 }
 
 /* Drop the keys that were not proved for too long. */

@@ -83,7 +83,7 @@ cmek_request_run(const CmekKeyRequest *what, CmekReply *reply)
 	}
 	for (;;)
 	{
-		switch (cmek_board_enter(what, deadline, &slot, reply))
+		switch (cmek_board_enter(what, &slot, reply))
 		{
 			case CMEK_BOARD_POSTED:
 				wait_and_leave(slot, deadline, reply);

@@ -25,7 +25,6 @@
 #include "foreign/foreign.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "storage/shmem.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/syscache.h"
@@ -87,25 +86,26 @@ cmek_num_servers(void)
 	return Max(64, cmek_key_cache_size / 16);
 }
 
-Size
-cmek_state_shmem_size(void)
+/* Bytes of the table. */
+static Size
+table_size(void)
 {
 	return mul_size(cmek_num_servers(), sizeof(ServerEntry));
 }
 
-/* Find or make the table in shared memory. */
+Size
+cmek_state_shmem_size(void)
+{
+	return cmek_shmem_secret_size(table_size());
+}
+
+/* Find or make the table in shared memory; options may hold credentials. */
 void
 cmek_state_shmem_init(void)
 {
 	bool		found;
 
-	servers = ShmemInitStruct("cmek servers", cmek_state_shmem_size(), &found);
-	if (!found)
-	{
-		memset(servers, 0, cmek_state_shmem_size());
-		/* options may hold credentials; one WARNING is enough, see cache.c */
-		(void) cmek_secret_protect(servers, cmek_state_shmem_size());
-	}
+	servers = cmek_shmem_secret("cmek servers", table_size(), &found);
 }
 
 /* Make room for a new entry: an unused one, or the one used longest ago. */

@@ -13,7 +13,6 @@
 #include "postgres.h"
 
 #include "miscadmin.h"
-#include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
@@ -45,9 +44,12 @@ cmek_workers_register(void)
 	}
 }
 
-/* The provider's function for an operation. */
+/*
+ * Call the provider.  Its time is what the server allows, not the session
+ * that asked: else one impatient session made the KMS unreachable for all.
+ */
 static void
-call_provider(const CmekKeyRequest *what, TimestampTz deadline,
+call_provider(const CmekKeyRequest *what, TimestampTz started,
 			  CmekKmsAnswer *answer)
 {
 	const CmekKmsProvider *provider = cmek_kms_provider(what->config.provider);
@@ -58,7 +60,7 @@ call_provider(const CmekKeyRequest *what, TimestampTz deadline,
 	req.expected_version = what->version;
 	req.blob = what->blob;
 	req.blob_len = what->blob_len;
-	req.deadline = deadline;
+	req.deadline = TimestampTzPlusMilliseconds(started, cmek_kms_timeout);
 	if (provider == NULL)
 		cmek_kms_answer(answer, CMEK_KMS_MISCONFIGURED, "NoProvider",
 						"there is no provider \"%s\"", what->config.provider);
@@ -93,15 +95,14 @@ run_request(int slot)
 	MemoryContext old = MemoryContextSwitchTo(context);
 	CmekKmsAnswer *answer = cmek_secret_alloc_in(context, sizeof(CmekKmsAnswer));
 	TimestampTz started = GetCurrentTimestamp();
-	TimestampTz deadline;
-	const CmekKeyRequest *what = cmek_board_request(slot, &deadline);
+	const CmekKeyRequest *what = cmek_board_request(slot);
 
 	/* an answer is never OK by omission */
 	cmek_kms_answer(answer, CMEK_KMS_UNREACHABLE, "NoAnswer",
 					"the provider gave no answer");
 	PG_TRY();
 	{
-		call_provider(what, deadline, answer);
+		call_provider(what, started, answer);
 	}
 	PG_CATCH();
 	{
@@ -128,6 +129,12 @@ wait_for_work(void)
 					 cmek_wait_event("CmekKmsWorkerMain"));
 	ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
+}
+
+/* Read the settings again when told to; also a busy worker does. */
+static void
+reload_settings(void)
+{
 	if (ConfigReloadPending)
 	{
 		ConfigReloadPending = false;
@@ -150,8 +157,10 @@ cmek_worker_main(Datum arg)
 
 	while (!ShutdownRequestPending)
 	{
-		int			slot = cmek_board_take(worker);
+		int			slot;
 
+		reload_settings();
+		slot = cmek_board_take(worker);
 		if (slot >= 0)
 			run_request(slot);
 		else
