@@ -236,8 +236,11 @@ cmek_keys_delete(Oid relid)
 	ListCell   *lc;
 
 	foreach(lc, cmek_catalog_delete(relid))
+	{
 		delete_dependency(relid, lfirst(lc));
-	CommandCounterIncrement();
+		/* a table that went back and forth names a server twice */
+		CommandCounterIncrement();
+	}
 	if (SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)))
 		announce(relid);
 }
