@@ -13,6 +13,18 @@ OBJS = $(patsubst $(srcdir)/%.c,%.o,$(sort $(wildcard $(srcdir)/src/*.c $(srcdir
 srcdir ?= .
 PG_CONFIG ?= pg_config
 
+# These find and install what they need themselves, so they come before
+# anything that asks pg_config; a PG_CONFIG that was given is theirs to use
+TOURS = test demo bench
+.PHONY: $(TOURS)
+ifneq ($(filter $(TOURS),$(MAKECMDGOALS)),)
+$(TOURS): export PG_CONFIG := $(if $(filter file,$(origin PG_CONFIG)),,$(PG_CONFIG))
+test:
+	@bash $(srcdir)/test/run.sh
+demo bench:
+	@bash $(srcdir)/test/$@/run.sh
+else
+
 # libipsec-mb is the fast AES-GCM; OpenSSL alone does as well
 HAVE_IPSECMB := $(shell echo '\#include <intel-ipsec-mb.h>' | $(CC) -E -x c - >/dev/null 2>&1 && echo yes)
 ifeq ($(HAVE_IPSECMB),yes)
@@ -30,3 +42,5 @@ include $(PGXS)
 
 # A header change rebuilds everything: the tree is small
 $(OBJS): $(wildcard $(srcdir)/src/*.h $(srcdir)/src/*/*.h)
+
+endif

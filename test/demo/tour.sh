@@ -1,0 +1,177 @@
+#!/bin/bash
+# The tour itself, as the unprivileged user.  Every step checks what it shows
+# and the tour ends at the first surprise.
+
+. "$work/tree/test/lib/cluster.sh"
+
+started=$SECONDS
+step=0
+marker="marker$RANDOM$RANDOM"
+
+title() { step=$((step + 1)); printf '\n%d. %s\n' "$step" "$*"; }
+fact() { printf '   %-46s %s\n' "$1" "$2"; }
+wrong() { printf '\nNOT AS IT SHOULD BE: %s\n' "$*"; exit 1; }
+now() { date +%s%N; }
+ms() { echo "$((($(now) - $1) / 1000000)) ms"; }
+
+# expect WHAT VALUE EXPECTED
+expect() {
+	fact "$1" "$2"
+	[ "$2" = "$3" ] || wrong "$1: $2 instead of $3"
+}
+
+columns="package text, version text, section text, maintainer text, architecture text,
+	installed_size int, depends text, homepage text, sha256 text, description text, paragraph text"
+
+# Rows that only one of two queries gives, both ways
+differences() {
+	sql "WITH s AS (${1//TABLE/sealed}), p AS (${1//TABLE/plain})
+		SELECT count(*) FROM ((TABLE s EXCEPT ALL TABLE p) UNION ALL (TABLE p EXCEPT ALL TABLE s)) x"
+}
+
+# Run a query on a table, the best of three, in ms
+timed() {
+	local i
+
+	for i in 1 2 3; do
+		"${psql[@]}" -U postgres -At -c '\timing on' -c "${1//TABLE/$2}" |
+			sed -n 's/^Time: \([0-9.]*\) ms.*/\1/p'
+	done | sort -n | head -1
+}
+
+compare() {
+	local d
+
+	d=$(differences "$2")
+	printf '   %-34s %8s ms  %8s ms   %s rows differ\n' "$1" \
+		"$(timed "$2" plain)" "$(timed "$2" sealed)" "$d"
+	[ "$d" = 0 ] || wrong "the tables answer differently: $2"
+}
+
+# How many files below a directory of the server contain a text
+files_with() {
+	grep -rlaF -- "$1" "$data/$2" 2>/dev/null | wc -l || true
+}
+
+# SQLSTATE of a statement, "ok" when it works
+state() {
+	local out
+
+	out=$("${psql[@]}" -U postgres -At -v VERBOSITY=verbose -c "$1" 2>&1) && echo ok && return
+	echo "$out" | sed -n 's/^ERROR:  \([A-Z0-9]*\):.*/\1/p' | head -1
+}
+
+wait_state() {
+	local i seen=
+
+	for i in $(seq 100); do
+		seen=$(state "$1")
+		[ "$seen" != "$2" ] || { echo "$seen"; return; }
+		sleep 0.2
+	done
+	echo "${seen:-nothing}"
+}
+
+error_of() {
+	"${psql[@]}" -U postgres -At -v VERBOSITY=verbose -c "$1" 2>&1 | grep -E '^(ERROR|DETAIL|HINT)' |
+		sed 's/^/      /' || true
+}
+
+title "A private server with the extension, no KMS to set up"
+cluster_init "cmek.key_cache_ttl = '1s'" "cmek.kms_grace = '1s'" "autovacuum = off" \
+	"shared_buffers = '256MB'" "max_parallel_workers_per_gather = 0"
+cluster_start
+"$bindir/createdb" -h "$sock" -U postgres demo
+sql "CREATE EXTENSION cmek"
+fact "server" "$(sql 'SHOW server_version')"
+fact "AES-256-GCM by" "$(sql 'SELECT crypto FROM cmek.stat')"
+fact "data directory" "$data"
+
+title "The Debian package index of this machine, into a sealed table and a plain one"
+awk -f "$work/tree/test/demo/parse.awk" "$work/packages" >"$work/packages.copy"
+sql "CREATE TABLE sealed ($columns) USING cmek_heap; CREATE TABLE plain ($columns) USING heap"
+for t in plain sealed; do
+	t0=$(now)
+	sql "COPY $t FROM '$work/packages.copy'"
+	fact "COPY into $t" "$(ms "$t0")"
+done
+rows=$(sql 'SELECT count(*) FROM sealed')
+fact "rows" "$rows"
+[ "$rows" -gt 1000 ] || wrong "the package index has only $rows rows"
+fact "bytes of text" "$(sql 'SELECT pg_size_pretty(sum(octet_length(paragraph))) FROM sealed')"
+fact "size of plain, with TOAST" "$(sql "SELECT pg_size_pretty(pg_table_size('plain'))")"
+fact "size of sealed, with TOAST" "$(sql "SELECT pg_size_pretty(pg_table_size('sealed'))")"
+fact "the key it is under (cmek.tables)" \
+	"$(sql "SELECT key || ', ' || state FROM cmek.tables WHERE \"table\" = 'sealed'::regclass")"
+
+title "The same questions to both (best of three, plain and sealed)"
+sql 'VACUUM plain, sealed'
+compare "count(*)" 'SELECT count(*) FROM TABLE'
+compare "sum of an integer" 'SELECT sum(installed_size) FROM TABLE'
+compare "group by section" 'SELECT section, count(*), avg(installed_size) FROM TABLE GROUP BY section'
+compare "one package" "SELECT * FROM TABLE WHERE package = 'bash'"
+compare "text search in descriptions" "SELECT package FROM TABLE WHERE description ILIKE '%encrypt%'"
+compare "long texts" 'SELECT section, sum(length(paragraph)), max(paragraph) FROM TABLE GROUP BY 1'
+compare "largest maintainers" 'SELECT maintainer, count(*) FROM TABLE GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 10'
+compare "whole rows" 'SELECT * FROM TABLE'
+
+title "Changes to both"
+for t in plain sealed; do
+	sql "UPDATE $t SET description = description || ' (seen)' WHERE section = 'admin';
+		DELETE FROM $t WHERE section = 'oldlibs';
+		INSERT INTO $t (package, description) VALUES ('$t-$marker', repeat('$t-$marker ', 500))"
+done
+compare "after UPDATE, DELETE, INSERT" \
+	'SELECT package, version, description FROM TABLE WHERE package NOT LIKE $$%marker%$$'
+
+title "A raw search of the data directory and the WAL for a planted text"
+sql 'CHECKPOINT'
+for t in plain sealed; do
+	for d in base pg_wal; do
+		n=$(files_with "$t-$marker" $d)
+		fact "files in $d with the text of $t" "$n"
+		if [ "$t" = plain ]; then
+			[ "$n" -gt 0 ] || wrong "the search does not find the plain text"
+		else
+			[ "$n" = 0 ] || wrong "the sealed text is in a file"
+		fi
+	done
+done
+filenode() { sql "SELECT pg_relation_filepath('$1')"; }
+fact "lines with \"lib\" in the file of plain" "$(grep -ac lib "$data/$(filenode plain)" || true)"
+
+title "Another KMS key: ALTER TABLE sealed SET (cmek.key = 'second')"
+(umask 077 && od -An -tx1 -N32 /dev/urandom | tr -d ' \n' >"$work/second.key")
+sql "CREATE SERVER second FOREIGN DATA WRAPPER cmek_file OPTIONS (key_file '$work/second.key')"
+before=$(sql "SELECT pg_relation_filenode('sealed')")
+t0=$(now)
+sql "ALTER TABLE sealed SET (cmek.key = 'second')"
+fact "switched in (data keys rewrapped, no row)" "$(ms "$t0")"
+expect "the file of the table is the same" "$(sql "SELECT pg_relation_filenode('sealed')")" "$before"
+expect "its key is now" "$(sql "SELECT key FROM cmek.tables WHERE \"table\" = 'sealed'::regclass")" second
+
+title "The key goes away"
+mv "$work/second.key" "$work/second.key.away"
+expect "SELECT count(*) FROM sealed" "$(wait_state 'SELECT count(*) FROM sealed' KM001)" KM001
+expect "INSERT INTO sealed" "$(state "INSERT INTO sealed (package) VALUES ('x')")" KM001
+expect "DELETE FROM sealed" "$(state 'DELETE FROM sealed')" KM001
+expect "SELECT count(*) FROM plain" "$(state 'SELECT count(*) FROM plain')" ok
+expect "VACUUM sealed needs no key" "$(state 'VACUUM sealed')" ok
+error_of 'SELECT count(*) FROM sealed'
+fact "cmek.keys says" "$(sql "SELECT state || coalesce(' since ' || since::timestamp(0), '') FROM cmek.keys WHERE name = 'second'")"
+
+title "The server stops at once, without its key, and starts again"
+cluster_stop immediate
+cluster_start
+expect "started, recovered; the sealed table" "$(state 'SELECT count(*) FROM sealed')" KM001
+expect "the plain table" "$(state 'SELECT count(*) FROM plain')" ok
+
+title "The key comes back; nobody restarts anything"
+mv "$work/second.key.away" "$work/second.key"
+expect "SELECT count(*) FROM sealed" "$(wait_state 'SELECT count(*) FROM sealed' ok)" ok
+expect "damaged rows (cmek.verify)" "$(sql "SELECT count(*) FROM cmek.verify('sealed')")" 0
+compare "all rows" 'SELECT * FROM TABLE WHERE package NOT LIKE $$%marker%$$'
+
+cluster_stop fast
+printf '\nThe tour took %d s.%s\n' $((SECONDS - started)) \
+	"$([ -z "${DEMO_KEEP:-}" ] && echo ' Everything it made goes away now.' || echo " Kept: $work")"

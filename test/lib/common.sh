@@ -1,0 +1,223 @@
+# What test/run.sh, demo/run.sh and bench/run.sh share: packages, build,
+# installation, an unprivileged user and a private directory for it.
+#
+# Sourced, never run.  Whatever it starts or makes outside the tree is gone
+# when the script ends, in whatever way; packages it installed stay.
+
+set -euo pipefail
+
+top=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+work=
+
+say() { printf '==> %s\n' "$*"; }
+die() { printf 'error: %s\n' "$*" >&2; exit 1; }
+
+as_root() {
+	if [ "$(id -u)" = 0 ]; then
+		"$@"
+	elif command -v sudo >/dev/null; then
+		sudo "$@"
+	else
+		die "this needs root or sudo: $*"
+	fi
+}
+
+is_installed() {
+	[ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
+}
+
+# The version to test: the newest server installed, else Debian's default
+server_version() {
+	local installed
+
+	installed=$(ls -d /usr/lib/postgresql/*/bin/postgres 2>/dev/null |
+		sed 's,.*/postgresql/\([0-9]*\)/.*,\1,' | sort -n | tail -1)
+	if [ -n "$installed" ]; then
+		echo "$installed"
+	else
+		apt-cache depends postgresql |
+			sed -n 's/.*Depends: postgresql-\([0-9][0-9]*\)$/\1/p' | head -1
+	fi
+}
+
+# apt-get install, without the cluster "main" that a new server would bring
+apt_install() {
+	local conf=/etc/postgresql-common/createcluster.d status=0
+
+	say "installing with apt: $*"
+	as_root mkdir -p "$conf"
+	echo 'create_main_cluster = false' |
+		as_root tee "$conf/zz-cmek-test.conf" >/dev/null
+	as_root env DEBIAN_FRONTEND=noninteractive \
+		apt-get install -y -q --no-install-recommends "$@" || status=$?
+	as_root rm -f "$conf/zz-cmek-test.conf"
+	as_root rmdir --ignore-fail-on-non-empty "$conf"
+	return $status
+}
+
+# Install what is missing and choose PG_CONFIG, unless it was given
+setup_packages() {
+	local wanted missing=() version p
+
+	wanted="gcc make libjansson-dev libcurl4-openssl-dev libssl-dev
+		libipc-run-perl python3-cryptography-vectors $*"
+	if ! command -v apt-get >/dev/null; then
+		say "no apt here: taking it that the packages are there"
+		[ -n "${PG_CONFIG:-}" ] || PG_CONFIG=$(command -v pg_config)
+		return
+	fi
+	if [ -z "$(apt-cache policy libssl-dev postgresql 2>/dev/null |
+		grep 'Candidate: [0-9]')" ]; then
+		say "reading the package index"
+		as_root apt-get update -q
+	fi
+	if [ -z "${PG_CONFIG:-}" ]; then
+		version=$(server_version)
+		[ -n "$version" ] || die "apt knows no package postgresql"
+		wanted="$wanted postgresql-$version postgresql-server-dev-$version"
+	fi
+	# the fast AES-GCM exists for amd64 only
+	if [ -n "$(apt-cache show libipsec-mb-dev 2>/dev/null)" ]; then
+		wanted="$wanted libipsec-mb-dev"
+	fi
+	for p in $wanted; do
+		is_installed "$p" || missing+=("$p")
+	done
+	[ ${#missing[@]} = 0 ] || apt_install "${missing[@]}"
+	PG_CONFIG=${PG_CONFIG:-/usr/lib/postgresql/$version/bin/pg_config}
+}
+
+# Look up what the scripts need of the server
+setup_server() {
+	PG_CONFIG=$(command -v "$PG_CONFIG") || die "there is no $PG_CONFIG"
+	bindir=$("$PG_CONFIG" --bindir)
+	libdir=$("$PG_CONFIG" --pkglibdir)
+	pgxs=$(dirname "$(dirname "$("$PG_CONFIG" --pgxs)")")
+	version=$("$PG_CONFIG" --version | sed 's/[^0-9]*\([0-9]*\).*/\1/')
+	build=$top/build/pg$version
+	export PG_CONFIG bindir libdir pgxs version
+	say "$("$PG_CONFIG" --version), $PG_CONFIG"
+}
+
+# make, in a copy of the tree of its own for each version of PostgreSQL
+cmek_make() {
+	env -u MAKEFLAGS -u MAKELEVEL -u MFLAGS \
+		make --no-print-directory -s -j"$(nproc)" PG_CONFIG="$PG_CONFIG" \
+		with_llvm=no CMEK_WERROR=-Werror "$@"
+}
+
+cmek_install() {
+	if [ -w "$libdir" ]; then
+		cmek_make "$@"
+	else
+		as_root env -u MAKEFLAGS -u MAKELEVEL -u MFLAGS make -s \
+			--no-print-directory PG_CONFIG="$PG_CONFIG" with_llvm=no "$@"
+	fi
+}
+
+# Build and install the extension
+build_extension() {
+	local f
+
+	say "building in ${build#"$top"/}, warnings are errors"
+	mkdir -p "$build"
+	cp -a "$top"/{Makefile,cmek.control,src,sql,test} "$build"
+	for f in $(cd "$build" && find src test -name '*.[ch]'); do
+		[ -e "$top/$f" ] || rm -f "$build/$f" "$build/${f%.c}.o"
+	done
+	cmek_make -C "$build"
+	say "installing in $libdir"
+	cmek_install -C "$build" install >/dev/null
+}
+
+# Build and install the test modules; they are taken away again at the end
+build_modules() {
+	local m
+
+	for m in "$build"/test/modules/*/Makefile; do
+		[ -e "$m" ] || continue
+		cmek_make -C "$(dirname "$m")"
+		cmek_install -C "$(dirname "$m")" install >/dev/null
+	done
+}
+
+remove_modules() {
+	local m
+
+	for m in "${build:-/nonexistent}"/test/modules/*/Makefile; do
+		[ -e "$m" ] || continue
+		cmek_install -C "$(dirname "$m")" uninstall >/dev/null 2>&1 || true
+	done
+}
+
+# The server refuses to run as root: who runs it instead
+choose_user() {
+	if [ "$(id -u)" != 0 ]; then
+		user=$(id -un)
+	elif id postgres >/dev/null 2>&1; then
+		user=postgres
+	else
+		user=nobody
+	fi
+}
+
+# A short private directory (a socket's path has less than 107 bytes) with a
+# copy of the tests, which the unprivileged user may read and write
+make_work() {
+	choose_user
+	work=$(mktemp -d /tmp/cmek.XXXXXX)
+	mkdir "$work/tree"
+	cp -a "$top"/{sql,test} "$work/tree"
+	[ ! -d "$top/expected" ] || cp -a "$top/expected" "$work/tree"
+	[ "$(id -u)" != 0 ] || chown -R "$user" "$work"
+	chmod 700 "$work"
+	export work
+}
+
+as_user() {
+	local pg
+
+	# nothing of the caller's PostgreSQL may leak in
+	for pg in $(compgen -e | grep -E '^PG[A-Z]+$' || true); do
+		unset "$pg"
+	done
+	if [ "$(id -un)" = "$user" ]; then
+		env HOME="$work" "$@"
+	else
+		runuser -u "$user" -- env HOME="$work" "$@"
+	fi
+}
+
+# Stop every server whose data directory is in our private directory
+stop_servers() {
+	local f pid n
+
+	for f in $(find "$work" -name postmaster.pid 2>/dev/null); do
+		pid=$(head -1 "$f" 2>/dev/null) || continue
+		[ "$(readlink "/proc/$pid/cwd")" = "$(dirname "$f")" ] || continue
+		kill -QUIT "$pid" 2>/dev/null || continue
+		for n in $(seq 100); do
+			kill -0 "$pid" 2>/dev/null || break
+			sleep 0.1
+		done
+	done
+}
+
+leave() {
+	local status=$?
+
+	trap - EXIT INT TERM HUP
+	if [ -n "$work" ]; then
+		stop_servers
+		if [ -n "${CMEK_KEEP:-}" ]; then
+			say "kept: $work"
+		else
+			rm -rf "$work"
+		fi
+	fi
+	remove_modules
+	exit $status
+}
+trap leave EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP

@@ -1,0 +1,39 @@
+#!/bin/bash
+# make test: set-up, build, and every test there is
+#
+# Ends with the one line "N passed, N failed": pg_regress tests, isolation
+# specs and assertions of the TAP tests, counted from their own results.
+# Assertions that were skipped are in neither number.
+#
+#   PG_CONFIG        test this server (default: the newest one installed)
+#   CMEK_TEST_ONLY   only tests whose name matches this pattern: 'heap_*'
+#   CMEK_TEST_AM     heap: run the SQL tests of the sealed heap on plain heap
+#   CMEK_TEST_JOBS   TAP tests at a time
+#   CMEK_KEEP        keep the private directory
+
+. "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
+
+setup_packages
+setup_server
+if [ "${CMEK_TEST_AM:-cmek_heap}" != heap ]; then
+	build_extension
+	build_modules
+fi
+make_work
+say "testing as user $user in $work"
+
+status=0
+as_user bash "$work/tree/test/suites.sh" || status=$?
+if [ $status != 0 ] && [ -d "$work/out" ]; then
+	mkdir -p "$build"
+	rm -rf "$build/results"
+	cp -a --no-preserve=ownership "$work/out" "$build/results"
+	say "what failed is in ${build#"$top"/}/results"
+fi
+if [ -s "$work/summary" ]; then
+	cat "$work/summary"
+else
+	echo "0 passed, 1 failed"
+	status=1
+fi
+exit $status
