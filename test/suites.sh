@@ -10,7 +10,9 @@ passed=0
 failed=0
 am=${CMEK_TEST_AM:-cmek_heap}
 only=${CMEK_TEST_ONLY:-*}
-mkdir -p "$out"
+# sockets and temporary files of the tests, too, are gone with $work
+export TMPDIR=$work/t
+mkdir -p "$out" "$TMPDIR"
 
 wanted() {
 	# shellcheck disable=SC2053

@@ -60,7 +60,7 @@ setup_packages() {
 	local wanted missing=() version p
 
 	wanted="gcc make libjansson-dev libcurl4-openssl-dev libssl-dev
-		libipc-run-perl python3-cryptography-vectors $*"
+		libipc-run-perl procps python3-cryptography-vectors $*"
 	if ! command -v apt-get >/dev/null; then
 		say "no apt here: taking it that the packages are there"
 		[ -n "${PG_CONFIG:-}" ] || PG_CONFIG=$(command -v pg_config)
