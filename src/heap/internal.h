@@ -53,6 +53,7 @@ extern void row_open_into(CmekKeyRing *ring, HeapTuple sealed, char *plain);
 extern bool row_try_open_into(CmekKeyRing *ring, HeapTuple sealed, char *plain);
 extern HeapTuple row_open(Relation rel, HeapTuple sealed);
 extern HeapTuple row_fetch(Relation rel, ItemPointer tid);
+extern HeapTuple row_fetch_doomed(Relation rel, ItemPointer tid);
 extern void row_copy_mvcc(HeapTuple logical, HeapTuple sealed);
 
 /* Bytes of a sealed row */

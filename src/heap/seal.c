@@ -38,7 +38,7 @@ row_dek_id(HeapTupleHeader sealed)
 
 /* Raise the error of a row that does not open */
 static void
-row_damaged(CmekKeyRing *ring, HeapTuple sealed)
+row_damaged(HeapTuple sealed)
 {
 	char	   *name = OidIsValid(sealed->t_tableOid) ?
 		get_rel_name(sealed->t_tableOid) : NULL;
@@ -116,7 +116,7 @@ Size
 row_plain_len(CmekKeyRing *ring, HeapTuple sealed)
 {
 	if (unlikely(sealed->t_len < CMEK_ROW_OVERHEAD + ROW_MIN_LEN))
-		row_damaged(ring, sealed);
+		row_damaged(sealed);
 	return sealed->t_len - CMEK_ROW_OVERHEAD;
 }
 
@@ -167,22 +167,42 @@ void
 row_open_into(CmekKeyRing *ring, HeapTuple sealed, char *plain)
 {
 	if (unlikely(!row_try_open_into(ring, sealed, plain)))
-		row_damaged(ring, sealed);
+		row_damaged(sealed);
 }
 
-/* A logical copy of a sealed tuple, in one palloc'd chunk */
-HeapTuple
-row_open(Relation rel, HeapTuple sealed)
+/*
+ * A logical copy of a sealed tuple, in one palloc'd chunk; NULL when it does
+ * not authenticate.
+ */
+static HeapTuple
+row_try_open(Relation rel, HeapTuple sealed)
 {
 	CmekKeyRing *ring = cmek_keyring_acquire(rel);
-	Size		len = row_plain_len(ring, sealed);
-	HeapTuple	plain = (HeapTuple) palloc(HEAPTUPLESIZE + len);
+	Size		len;
+	HeapTuple	plain;
 
+	if (sealed->t_len < CMEK_ROW_OVERHEAD + ROW_MIN_LEN)
+		return NULL;
+	len = sealed->t_len - CMEK_ROW_OVERHEAD;
+	plain = (HeapTuple) palloc(HEAPTUPLESIZE + len);
 	plain->t_len = len;
 	plain->t_self = sealed->t_self;
 	plain->t_tableOid = sealed->t_tableOid;
 	plain->t_data = (HeapTupleHeader) ((char *) plain + HEAPTUPLESIZE);
-	row_open_into(ring, sealed, (char *) plain->t_data);
+	if (row_try_open_into(ring, sealed, (char *) plain->t_data))
+		return plain;
+	heap_freetuple(plain);
+	return NULL;
+}
+
+/* The same; ERROR when it does not authenticate */
+HeapTuple
+row_open(Relation rel, HeapTuple sealed)
+{
+	HeapTuple	plain = row_try_open(rel, sealed);
+
+	if (plain == NULL)
+		row_damaged(sealed);
 	return plain;
 }
 
@@ -230,6 +250,32 @@ row_fetch(Relation rel, ItemPointer tid)
 		return NULL;
 	plain = row_open(rel, sealed);
 	heap_freetuple(sealed);
+	return plain;
+}
+
+/*
+ * The same for a row that is about to be deleted: one that is damaged has to
+ * be removable, or only TRUNCATE could get rid of it.  What it kept out of
+ * line cannot be known, and stays behind.
+ */
+HeapTuple
+row_fetch_doomed(Relation rel, ItemPointer tid)
+{
+	HeapTuple	sealed = row_fetch_sealed(rel, tid);
+	HeapTuple	plain;
+
+	if (sealed == NULL)
+		return NULL;
+	plain = row_try_open(rel, sealed);
+	heap_freetuple(sealed);
+	if (plain == NULL)
+		ereport(WARNING,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("row (%u,%u) of table \"%s\" is damaged or forged",
+						ItemPointerGetBlockNumberNoCheck(tid),
+						ItemPointerGetOffsetNumberNoCheck(tid),
+						RelationGetRelationName(rel)),
+				 errdetail("Values that it kept out of line cannot be deleted with it.")));
 	return plain;
 }
 

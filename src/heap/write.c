@@ -213,7 +213,7 @@ sealed_tuple_delete(Relation rel, ItemPointer tid, CommandId cid,
 	(void) heap_key_for_write(rel);
 	/* only the row itself knows whether it has values out of line */
 	if (OidIsValid(rel->rd_rel->reltoastrelid))
-		row = row_fetch(rel, tid);
+		row = row_fetch_doomed(rel, tid);
 	result = heap_delete(shadow_short(&shadow, rel, NULL), tid, cid, crosscheck,
 						 wait, tmfd, changing_part);
 	if (row)
