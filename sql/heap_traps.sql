@@ -67,6 +67,21 @@ SELECT count(*) FROM bits HAVING min(id) = 1;
 SELECT sum(s) FROM (SELECT count(*) AS s FROM bits UNION ALL SELECT count(*) FROM bits) u;
 SELECT (SELECT count(*) FROM bits b WHERE b.id = o.id) FROM bits o WHERE o.id < 4 ORDER BY o.id;
 
+-- an index over a broken HOT chain is not for older snapshots
+CREATE TABLE chain (id int PRIMARY KEY, b int) USING cmek_heap;
+CREATE TABLE chain_heap (id int PRIMARY KEY, b int) USING heap;
+INSERT INTO chain VALUES (1, 1);
+INSERT INTO chain_heap VALUES (1, 1);
+BEGIN;
+UPDATE chain SET b = 2;
+UPDATE chain_heap SET b = 2;
+CREATE INDEX chain_b ON chain (b);
+CREATE INDEX chain_heap_b ON chain_heap (b);
+SELECT indexrelid::regclass, indcheckxmin FROM pg_index
+WHERE indexrelid IN ('chain_b'::regclass, 'chain_heap_b'::regclass) ORDER BY 1;
+COMMIT;
+DROP TABLE chain, chain_heap;
+
 -- slots that take rows of other tables and of triggers
 CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
