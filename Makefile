@@ -15,12 +15,14 @@ PG_CONFIG ?= pg_config
 
 # These find and install what they need themselves, so they come before
 # anything that asks pg_config; a PG_CONFIG that was given is theirs to use
-TOURS = test demo bench
+TOURS = test demo bench test-core
 .PHONY: $(TOURS)
 ifneq ($(filter $(TOURS),$(MAKECMDGOALS)),)
 $(TOURS): export PG_CONFIG := $(if $(filter file,$(origin PG_CONFIG)),,$(PG_CONFIG))
 test:
 	@bash $(srcdir)/test/run.sh
+test-core:
+	@bash $(srcdir)/test/core/run.sh
 demo bench:
 	@bash $(srcdir)/test/$@/run.sh
 else

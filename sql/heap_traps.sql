@@ -37,6 +37,77 @@ ALTER TABLE missing DROP COLUMN d;
 VACUUM FULL missing;
 SELECT * FROM missing ORDER BY id;
 
+-- a rewrite into a table that needs no TOAST: the values come along
+CREATE TABLE shrunk (a varchar(450), b varchar(450)) USING cmek_heap;
+ALTER TABLE shrunk ALTER a SET STORAGE EXTERNAL, ALTER b SET STORAGE EXTERNAL;
+INSERT INTO shrunk VALUES (repeat(U&'\+01F600', 450), repeat(U&'\+01F601', 440));
+ALTER TABLE shrunk DROP COLUMN b;
+VACUUM FULL shrunk;
+SELECT length(a), (SELECT reltoastrelid = 0 FROM pg_class WHERE relname = 'shrunk') AS no_toast FROM shrunk;
+CREATE TABLE inlined (v text) USING cmek_heap;
+ALTER TABLE inlined ALTER v SET STORAGE EXTERNAL;
+INSERT INTO inlined SELECT repeat('x', 5000);
+ALTER TABLE inlined ALTER v SET STORAGE PLAIN;
+VACUUM FULL inlined;
+SELECT length(v) FROM inlined;
+
+-- a rewrite that makes rows long: they go out of line
+CREATE TABLE grown (a int) USING cmek_heap;
+INSERT INTO grown SELECT generate_series(1, 3);
+ALTER TABLE grown ADD b text DEFAULT repeat('x', 20000), ADD c char(3000) DEFAULT 'c', ADD d text DEFAULT md5('d');
+ALTER TABLE grown ALTER b SET STORAGE EXTERNAL;
+VACUUM FULL grown;
+SELECT a, length(b), length(c), d = md5('d') AS d FROM grown ORDER BY a;
+VACUUM FULL grown;
+SELECT sum(length(b)) FROM grown;
+SELECT * FROM cmek.verify('grown');
+
+-- VACUUM FULL of the TOAST table alone
+SELECT reltoastrelid::regclass AS toast FROM pg_class WHERE relname = 'grown' \gset
+VACUUM FULL :toast;
+SELECT a, length(b), left(b, 2) FROM grown ORDER BY a;
+
+-- more columns than the target of a row has room for
+DO $$
+BEGIN
+	EXECUTE (SELECT format('CREATE TABLE wide (%s, t text) USING cmek_heap WITH (toast_tuple_target = 128)',
+		string_agg('c' || i || ' int', ', ')) FROM generate_series(1, 700) i);
+END $$;
+ALTER TABLE wide ALTER t SET STORAGE EXTERNAL;
+INSERT INTO wide (t) VALUES (repeat('x', 10000));
+SELECT length(t) FROM wide;
+DROP TABLE shrunk, inlined, grown, wide;
+
+-- statistics of ancestors, taken before a table was sealed
+CREATE TABLE anc (id int, secret text) PARTITION BY LIST (id);
+CREATE TABLE anc1 PARTITION OF anc FOR VALUES IN (1);
+CREATE TABLE anc2 PARTITION OF anc FOR VALUES IN (2);
+INSERT INTO anc SELECT 1 + i % 2, 'SECRET' FROM generate_series(1, 100) i;
+ANALYZE anc;
+SELECT count(*) > 0 AS had FROM pg_stats WHERE tablename LIKE 'anc%' AND attname = 'secret';
+ALTER TABLE anc1 SET ACCESS METHOD cmek_heap;
+SELECT tablename FROM pg_stats WHERE tablename LIKE 'anc%' AND attname = 'secret' ORDER BY 1;
+-- the parent gets new ones from its plain partition, again and again
+ANALYZE anc;
+ANALYZE anc;
+SELECT tablename, most_common_vals FROM pg_stats WHERE tablename LIKE 'anc%' AND attname = 'secret' ORDER BY 1;
+ALTER TABLE anc2 SET ACCESS METHOD cmek_heap;
+ANALYZE anc;
+SELECT count(*) FROM pg_stats WHERE tablename LIKE 'anc%' AND attname = 'secret';
+DROP TABLE anc;
+
+-- a deferred foreign key looks whether the row is still there
+CREATE TABLE parent (id int PRIMARY KEY) USING cmek_heap;
+CREATE TABLE child (id int REFERENCES parent DEFERRABLE INITIALLY DEFERRED) USING cmek_heap;
+BEGIN;
+INSERT INTO child VALUES (1);
+DELETE FROM child;
+COMMIT;
+BEGIN;
+INSERT INTO child VALUES (1);
+COMMIT;
+DROP TABLE child, parent;
+
 -- rows near the page limit: 38 bytes less than heap's 8160
 CREATE TABLE limits (t text) USING cmek_heap;
 ALTER TABLE limits ALTER t SET STORAGE PLAIN;

@@ -16,6 +16,11 @@
 /*
  * The ring for reading.  NULL for an unbound table, which never had a row;
  * ERROR when the key is away.
+ *
+ * A unique index looks for live duplicates with its leaf page locked: a place
+ * to wait neither for a catalog nor for a KMS.  It asks for visibility only,
+ * and the row it works for passed the gate when it was stored, so there a
+ * lost lease is not renewed; whoever asked for a column would be refused.
  */
 CmekKeyRing *
 heap_key_for_read(Relation rel)
@@ -24,6 +29,8 @@ heap_key_for_read(Relation rel)
 
 	if (likely(cache != NULL && cmek_keyring_is_good(cache->ring)))
 		return cache->ring;
+	if (heap_holds_lwlock())
+		return NULL;
 	if (rel->rd_rel->relpersistence != RELPERSISTENCE_TEMP &&
 		!OidIsValid(rel->rd_rel->relrewrite) &&
 		!cmek_table_is_bound(RelationGetRelid(rel)))

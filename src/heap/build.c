@@ -159,7 +159,7 @@ sealed_index_build_range_scan(Relation heap, Relation index, IndexInfo *info,
 							  IndexBuildCallback callback, void *state,
 							  TableScanDesc scan)
 {
-	LongShadow *shadow = shadow_long_begin(heap);
+	LongShadow *shadow = shadow_long_begin(heap, !is_toast_table(heap));
 	Relation	srel = shadow_long_relation(shadow);
 	double		tuples;
 
@@ -216,7 +216,7 @@ static void
 sealed_index_validate_scan(Relation heap, Relation index, struct IndexInfo *info,
 						   Snapshot snapshot, struct ValidateIndexState *state)
 {
-	LongShadow *shadow = shadow_long_begin(heap);
+	LongShadow *shadow = shadow_long_begin(heap, !is_toast_table(heap));
 	Relation	srel = shadow_long_relation(shadow);
 
 	if (is_toast_table(heap))

@@ -12,6 +12,7 @@
 #include "access/tableam.h"
 #include "catalog/pg_class.h"
 #include "executor/tuptable.h"
+#include "miscadmin.h"
 #include "nodes/execnodes.h"
 #include "utils/rel.h"
 
@@ -37,11 +38,19 @@ is_toast_table(Relation rel)
 }
 
 /* ---------- access.c: who may touch a row at all ---------- */
+/* Are we called with a buffer locked?  (Every LWLock holds interrupts.) */
+static inline bool
+heap_holds_lwlock(void)
+{
+	return InterruptHoldoffCount > 0;
+}
+
 extern CmekKeyRing *heap_key_for_read(Relation rel);
 extern CmekKeyRing *heap_key_for_write(Relation rel);
 
 /* ---------- exposure.c ---------- */
 extern void exposure_check_write(Relation rel);
+extern void exposure_analyze(Relation rel);
 extern void exposure_init(void);
 
 /* ---------- seal.c: rows ---------- */
@@ -98,7 +107,7 @@ extern Relation shadow_short(ShortShadow *shadow, Relation rel,
 /* For scans opened on it: memory that outlives an abort's clean-up */
 typedef struct LongShadow LongShadow;
 
-extern LongShadow *shadow_long_begin(Relation rel);
+extern LongShadow *shadow_long_begin(Relation rel, bool opaque);
 extern Relation shadow_long_relation(LongShadow *shadow);
 extern void shadow_long_end(LongShadow *shadow);
 extern void shadow_init(void);

@@ -48,7 +48,7 @@ sealed_scan_begin(Relation rel, Snapshot snapshot, int nkeys,
 		if ((flags & SO_TYPE_ANALYZE) == 0 || cmek_plaintext_statistics)
 			(void) heap_key_for_read(rel);
 		else
-			cmek_heap_forget_statistics(RelationGetRelid(rel));
+			exposure_analyze(rel);
 	}
 	return cmek_stock_heap->scan_begin(rel, snapshot, nkeys, key, pscan, flags);
 }
@@ -234,10 +234,10 @@ sealed_analyze_next_tuple(TableScanDesc scan, TransactionId OldestXmin,
 	}
 
 	/*
-	 * Heap holds the lock of the buffer until the page is done, so the gate of
-	 * scan_begin has to do; the slot renews a lost ring.
+	 * Heap holds the lock of the buffer until the page is done: the ring of
+	 * scan_begin has to do.
 	 */
-	slot_take_inner(slot, scan->rs_rd, NULL);
+	slot_take_inner(slot, scan->rs_rd, heap_key_for_read(scan->rs_rd));
 	return true;
 }
 

@@ -5,8 +5,9 @@
  *
  * Rows are copied sealed, as they are, and so are their TOAST chunks, under
  * the same value ids: no key is needed.  Only a table with dropped columns or
- * with columns whose default is stored in the catalog has its rows re-formed,
- * because core throws that knowledge away after the rewrite; that needs the key.
+ * with columns whose default is stored in the catalog, or one that loses its
+ * TOAST table, has its rows re-formed: core throws away what they rely on.
+ * That needs the key.
  *
  * CLUSTER always reads through the index, also where core would rather sort:
  * a sort would spill plain rows into temporary files.
@@ -15,7 +16,6 @@
  */
 #include "postgres.h"
 
-#include "access/detoast.h"
 #include "access/genam.h"
 #include "access/heaptoast.h"
 #include "access/rewriteheap.h"
@@ -26,7 +26,7 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/bufmgr.h"
-#include "utils/fmgroids.h"
+#include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
@@ -44,7 +44,6 @@ typedef struct ChunkCopy
 	Relation	target;
 	Relation   *indexes;		/* of the target */
 	int			nindexes;
-	int			valid;
 	CommandId	cid;
 	BulkInsertState bistate;
 } ChunkCopy;
@@ -54,8 +53,8 @@ chunks_begin(ChunkCopy *copy, Oid source, Oid target)
 {
 	copy->source = table_open(source, AccessExclusiveLock);
 	copy->target = table_open(target, AccessExclusiveLock);
-	copy->valid = toast_open_indexes(copy->target, RowExclusiveLock,
-									 &copy->indexes, &copy->nindexes);
+	(void) toast_open_indexes(copy->target, RowExclusiveLock,
+							  &copy->indexes, &copy->nindexes);
 	copy->cid = GetCurrentCommandId(true);
 	copy->bistate = GetBulkInsertState();
 }
@@ -120,48 +119,6 @@ chunks_copy_all(ChunkCopy *copy, TransactionId OldestXmin)
 	ExecDropSingleTupleTableSlot(slot);
 }
 
-/* Has the target this value already (another version of the row had it)? */
-static bool
-chunks_have(ChunkCopy *copy, Oid valueid)
-{
-	ScanKeyData key;
-	SysScanDesc scan;
-	bool		found;
-
-	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(valueid));
-	scan = systable_beginscan(copy->target,
-							  RelationGetRelid(copy->indexes[copy->valid]),
-							  true, SnapshotAny, 1, &key);
-	found = systable_getnext(scan) != NULL;
-	systable_endscan(scan);
-	return found;
-}
-
-/* Copy the chunks of one value */
-static void
-chunks_copy_value(ChunkCopy *copy, Oid valueid)
-{
-	ScanKeyData key;
-	SysScanDesc scan;
-	Relation   *indexes;
-	int			nindexes;
-	int			valid;
-	HeapTuple	chunk;
-
-	if (chunks_have(copy, valueid))
-		return;
-	valid = toast_open_indexes(copy->source, AccessShareLock, &indexes, &nindexes);
-	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(valueid));
-	scan = systable_beginscan(copy->source, RelationGetRelid(indexes[valid]),
-							  true, SnapshotAny, 1, &key);
-	while ((chunk = systable_getnext(scan)) != NULL)
-		chunks_put(copy, chunk);
-	systable_endscan(scan);
-	toast_close_indexes(indexes, nindexes, AccessShareLock);
-}
-
 /* ----------
  * Rows
  * ----------
@@ -169,12 +126,13 @@ chunks_copy_value(ChunkCopy *copy, Oid valueid)
 
 typedef struct RowCopy
 {
-	Relation	oldheap;		/* the real table */
+	Relation	oldheap;		/* the real tables */
+	Relation	newheap;
 	Relation	oldshadow;
 	RewriteState rewrite;
 	TransactionId oldest_xmin;
 	bool		reform;
-	ChunkCopy  *chunks;			/* NULL: no TOAST to carry along */
+	MemoryContext context;		/* for one row */
 	Datum	   *values;
 	bool	   *isnull;
 	double		tuples;
@@ -182,10 +140,19 @@ typedef struct RowCopy
 	double		recently_dead;
 } RowCopy;
 
-/* Will core forget something that old rows rely on? */
+/*
+ * Will old rows miss something in the new table?  Core forgets defaults that
+ * it kept in the catalog; values of dropped columns would keep pointers into
+ * TOAST; and the old TOAST table goes when the new table needs none.
+ */
 static bool
-must_reform(TupleDesc desc)
+must_reform(Relation oldheap, Relation newheap)
 {
+	TupleDesc	desc = RelationGetDescr(oldheap);
+
+	if (OidIsValid(oldheap->rd_rel->reltoastrelid) &&
+		!OidIsValid(newheap->rd_toastoid))
+		return true;
 	if (desc->constr && desc->constr->missing)
 		return true;
 	for (int i = 0; i < desc->natts; i++)
@@ -194,45 +161,28 @@ must_reform(TupleDesc desc)
 	return false;
 }
 
-/* Carry the out-of-line values of a re-formed row along */
-static void
-row_copy_values(RowCopy *copy)
-{
-	TupleDesc	desc = RelationGetDescr(copy->oldheap);
-
-	for (int i = 0; i < desc->natts; i++)
-	{
-		struct varlena *value = (struct varlena *) DatumGetPointer(copy->values[i]);
-		struct varatt_external pointer;
-
-		if (copy->isnull[i] || TupleDescAttr(desc, i)->attlen != -1 ||
-			!VARATT_IS_EXTERNAL_ONDISK(value))
-			continue;
-		VARATT_EXTERNAL_GET_POINTER(pointer, value);
-		chunks_copy_value(copy->chunks, pointer.va_valueid);
-	}
-}
-
-/* A row without dropped columns and with all its defaults, sealed anew */
+/*
+ * A row without dropped columns and with all its defaults, sealed anew.  Its
+ * out-of-line values are fetched and stored anew, in the new table's TOAST if
+ * it has one.
+ */
 static HeapTuple
 row_reform(RowCopy *copy, HeapTuple sealed)
 {
 	TupleDesc	desc = RelationGetDescr(copy->oldheap);
 	HeapTuple	plain = row_open(copy->oldheap, sealed);
 	HeapTuple	formed;
-	HeapTuple	result;
+	ToastWork	work = {NIL, NIL};
 
 	heap_deform_tuple(plain, desc, copy->values, copy->isnull);
 	for (int i = 0; i < desc->natts; i++)
 		if (TupleDescAttr(desc, i)->attisdropped)
 			copy->isnull[i] = true;
-	if (copy->chunks)
-		row_copy_values(copy);
 	formed = heap_form_tuple(desc, copy->values, copy->isnull);
-	result = row_seal(copy->oldheap, formed);
-	heap_freetuple(formed);
-	heap_freetuple(plain);
-	return result;
+	if (toast_is_needed(formed, NULL))
+		formed = toast_row(copy->newheap, formed, NULL,
+						   HEAP_INSERT_SKIP_FSM, &work);
+	return row_seal(copy->newheap, formed);
 }
 
 /* Warn of row versions that an exclusive lock should have kept away */
@@ -289,13 +239,16 @@ row_copy_one(RowCopy *copy, TupleTableSlot *slot)
 	int64		done[2];
 	HeapTuple	tuple = ExecFetchSlotHeapTuple(slot, false, NULL);
 	HeapTuple	newtup;
+	MemoryContext old;
 
 	CHECK_FOR_INTERRUPTS();
 	if (!row_is_needed(copy, slot, tuple))
 		return;
+	old = MemoryContextSwitchTo(copy->context);
 	newtup = copy->reform ? row_reform(copy, tuple) : heap_copytuple(tuple);
+	MemoryContextSwitchTo(old);
 	rewrite_heap_tuple(copy->rewrite, tuple, newtup);
-	heap_freetuple(newtup);
+	MemoryContextReset(copy->context);
 
 	copy->tuples += 1;
 	done[0] = done[1] = copy->tuples;
@@ -356,23 +309,15 @@ rows_copy_by_block(RowCopy *copy)
 	ExecDropSingleTupleTableSlot(slot);
 }
 
-/* Copy the rows of a sealed table, and its TOAST */
+/*
+ * Copy the rows of a sealed table, and its TOAST.  Core swaps TOAST tables by
+ * content when both tables have one, so the pointers of rows that are copied
+ * as they are, which name the old one, stay right.
+ */
 static void
-rewrite_rows(RowCopy *copy, Relation newheap, Relation newshadow,
-			 Relation index, TransactionId xid_cutoff, MultiXactId multi_cutoff)
+rewrite_rows(RowCopy *copy, Relation newshadow, Relation index,
+			 TransactionId xid_cutoff, MultiXactId multi_cutoff)
 {
-	ChunkCopy	chunks;
-
-	/*
-	 * Core swaps TOAST tables by content when both tables have one, so that
-	 * pointers, which name the old one, stay right.
-	 */
-	if (OidIsValid(newheap->rd_toastoid))
-	{
-		chunks_begin(&chunks, copy->oldheap->rd_rel->reltoastrelid,
-					 newheap->rd_rel->reltoastrelid);
-		copy->chunks = &chunks;
-	}
 	copy->rewrite = begin_heap_rewrite(copy->oldshadow, newshadow,
 									   copy->oldest_xmin, xid_cutoff,
 									   multi_cutoff);
@@ -382,11 +327,14 @@ rewrite_rows(RowCopy *copy, Relation newheap, Relation newshadow,
 		rows_copy_by_block(copy);
 	end_heap_rewrite(copy->rewrite);
 
-	if (copy->chunks)
+	if (!copy->reform && OidIsValid(copy->newheap->rd_toastoid))
 	{
-		if (!copy->reform)
-			chunks_copy_all(copy->chunks, copy->oldest_xmin);
-		chunks_end(copy->chunks);
+		ChunkCopy	chunks;
+
+		chunks_begin(&chunks, copy->oldheap->rd_rel->reltoastrelid,
+					 copy->newheap->rd_rel->reltoastrelid);
+		chunks_copy_all(&chunks, copy->oldest_xmin);
+		chunks_end(&chunks);
 	}
 }
 
@@ -397,11 +345,13 @@ sealed_copy_for_cluster(Relation oldheap, Relation newheap, Relation index,
 						double *num_tuples, double *tups_vacuumed,
 						double *tups_recently_dead)
 {
-	LongShadow *oldshadow = shadow_long_begin(oldheap);
-	LongShadow *newshadow = shadow_long_begin(newheap);
+	bool		toast = is_toast_table(oldheap);
+	LongShadow *oldshadow = shadow_long_begin(oldheap, !toast);
+	LongShadow *newshadow = shadow_long_begin(newheap, !toast);
 	RowCopy		copy = {0};
 
-	if (is_toast_table(oldheap))
+	/* the new table of a TOAST table is an ordinary one until they swap */
+	if (toast)
 	{
 		cmek_stock_heap->relation_copy_for_cluster(shadow_long_relation(oldshadow),
 												   shadow_long_relation(newshadow),
@@ -417,11 +367,16 @@ sealed_copy_for_cluster(Relation oldheap, Relation newheap, Relation index,
 		copy.oldheap = oldheap;
 		copy.oldshadow = shadow_long_relation(oldshadow);
 		copy.oldest_xmin = OldestXmin;
-		copy.reform = must_reform(RelationGetDescr(oldheap));
+		copy.newheap = newheap;
+		copy.reform = must_reform(oldheap, newheap);
+		copy.context = AllocSetContextCreate(CurrentMemoryContext,
+											 "cmek rewrite",
+											 ALLOCSET_DEFAULT_SIZES);
 		copy.values = palloc(natts * sizeof(Datum));
 		copy.isnull = palloc(natts * sizeof(bool));
-		rewrite_rows(&copy, newheap, shadow_long_relation(newshadow), index,
+		rewrite_rows(&copy, shadow_long_relation(newshadow), index,
 					 *xid_cutoff, *multi_cutoff);
+		MemoryContextDelete(copy.context);
 		*num_tuples += copy.tuples;
 		*tups_vacuumed += copy.vacuumed;
 		*tups_recently_dead += copy.recently_dead;

@@ -16,8 +16,19 @@
 
 #include "heap/internal.h"
 
-/* The shortest logical tuple: a header and nothing */
+/*
+ * The shortest logical tuple is a header and nothing; the longest sealed one
+ * is heap's.  A line pointer may claim any 15-bit length, and buffers for
+ * opened rows are made for a page.
+ */
 #define ROW_MIN_LEN SizeofHeapTupleHeader
+
+static inline bool
+row_len_is_sane(HeapTuple sealed)
+{
+	return sealed->t_len >= CMEK_ROW_OVERHEAD + ROW_MIN_LEN &&
+		sealed->t_len <= MaxHeapTupleSize;
+}
 
 /* Sealed bytes of a row: DEK id | nonce | ciphertext | tag */
 static inline uint8 *
@@ -115,7 +126,7 @@ row_seal(Relation rel, HeapTuple logical)
 Size
 row_plain_len(CmekKeyRing *ring, HeapTuple sealed)
 {
-	if (unlikely(sealed->t_len < CMEK_ROW_OVERHEAD + ROW_MIN_LEN))
+	if (unlikely(!row_len_is_sane(sealed)))
 		row_damaged(sealed);
 	return sealed->t_len - CMEK_ROW_OVERHEAD;
 }
@@ -144,7 +155,7 @@ row_try_open_into(CmekKeyRing *ring, HeapTuple sealed, char *plain)
 	const CmekDek *dek;
 	CmekRowAad	aad;
 
-	if (unlikely(sealed->t_len < CMEK_ROW_OVERHEAD + ROW_MIN_LEN))
+	if (unlikely(!row_len_is_sane(sealed)))
 		return false;
 	dek = row_dek(ring, row_dek_id(header));
 	if (unlikely(dek == NULL))
@@ -181,7 +192,7 @@ row_try_open(Relation rel, HeapTuple sealed)
 	Size		len;
 	HeapTuple	plain;
 
-	if (sealed->t_len < CMEK_ROW_OVERHEAD + ROW_MIN_LEN)
+	if (!row_len_is_sane(sealed))
 		return NULL;
 	len = sealed->t_len - CMEK_ROW_OVERHEAD;
 	plain = (HeapTuple) palloc(HEAPTUPLESIZE + len);

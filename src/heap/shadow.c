@@ -43,10 +43,10 @@ static Bitmapset *whole_row = NULL;
 /*
  * Copy a relcache entry and take out of it what must not be shared or must
  * not be seen.  relkind 't' keeps heap from toasting; unlike 'f', it still has
- * storage of a known size.
+ * storage of a known size.  Opaque rows have no attributes.
  */
 static void
-shadow_copy(Relation shadow, Form_pg_class form, Relation rel)
+shadow_copy(Relation shadow, Form_pg_class form, Relation rel, bool opaque)
 {
 	/* links the statistics entry to the real relation, not to the copy */
 	(void) pgstat_should_count_relation(rel);
@@ -63,12 +63,10 @@ shadow_copy(Relation shadow, Form_pg_class form, Relation rel)
 
 	form->relhasindex = false;
 	form->relreplident = REPLICA_IDENTITY_NOTHING;
-	if (form->relkind != RELKIND_TOASTVALUE)
-	{
+	form->relkind = RELKIND_TOASTVALUE;
+	form->reltoastrelid = InvalidOid;
+	if (opaque)
 		shadow->rd_att = cmek_sealed_desc;
-		form->relkind = RELKIND_TOASTVALUE;
-		form->reltoastrelid = InvalidOid;
-	}
 }
 
 /*
@@ -81,7 +79,7 @@ shadow_short(ShortShadow *shadow, Relation rel, const ColumnChange *change)
 {
 	SMgrRelation smgr = RelationGetSmgr(rel);
 
-	shadow_copy(&shadow->rel, &shadow->form, rel);
+	shadow_copy(&shadow->rel, &shadow->form, rel, true);
 	shadow->rel.rd_smgr = smgr; /* borrowed: the real relation owns it */
 	if (change)
 	{
@@ -112,10 +110,10 @@ shadow_pool_get(void)
 
 /*
  * A shadow that scans may be opened on; end it with shadow_long_end after the
- * last of them.
+ * last of them.  Rows are opaque, unless they are those of a TOAST table.
  */
 LongShadow *
-shadow_long_begin(Relation rel)
+shadow_long_begin(Relation rel, bool opaque)
 {
 	LongShadow *shadow = shadow_pool_get();
 
@@ -126,7 +124,7 @@ shadow_long_begin(Relation rel)
 		shadow->options = MemoryContextAlloc(TopMemoryContext, size);
 		memcpy(shadow->options, rel->rd_options, size);
 	}
-	shadow_copy(&shadow->rel, &shadow->form, rel);
+	shadow_copy(&shadow->rel, &shadow->form, rel, opaque);
 	shadow->rel.rd_smgr = NULL; /* opens and owns a handle of its own */
 	shadow->rel.rd_refcnt = 0;
 	shadow->rel.rd_options = shadow->options;

@@ -128,7 +128,10 @@ slot_take_inner(TupleTableSlot *slot, Relation rel, CmekKeyRing *ring)
 	slot->tts_tableOid = RelationGetRelid(rel);
 }
 
-/* The ring of a pending row, renewed when its lease was lost meanwhile */
+/*
+ * The ring of a pending row, renewed when its lease was lost meanwhile; but
+ * not while a page is locked (ANALYZE): that is no place to wait for a KMS.
+ */
 static CmekKeyRing *
 slot_ring(SealedSlot *s)
 {
@@ -136,6 +139,12 @@ slot_ring(SealedSlot *s)
 
 	if (likely(s->ring != NULL && cmek_keyring_is_good(s->ring)))
 		return s->ring;
+	if (heap_holds_lwlock())
+		ereport(ERROR,
+				(errcode(CMEK_ERRCODE_KEY_UNAVAILABLE),
+				 errmsg("key of relation %u left the cache while a page was locked",
+						s->base.base.tts_tableOid),
+				 errhint("Try again.")));
 	rel = RelationIdGetRelation(s->base.base.tts_tableOid);
 	if (!RelationIsValid(rel))
 		elog(ERROR, "could not open relation with OID %u",

@@ -215,7 +215,9 @@ value_store(Relation rel, Datum value, int options)
 	}			chunk;
 
 	target_open(&target, rel->rd_rel->reltoastrelid);
-	pointer.va_toastrelid = RelationGetRelid(target.rel);
+	/* a rewrite that swaps TOAST tables by content names the old one */
+	pointer.va_toastrelid = OidIsValid(rel->rd_toastoid) ?
+		rel->rd_toastoid : RelationGetRelid(target.rel);
 	pointer.va_valueid =
 		GetNewOidWithIndex(target.rel,
 						   RelationGetRelid(target.indexes[target.valid]),
@@ -283,6 +285,15 @@ toaster_header_size(ToastTupleContext *ttc)
 	return MAXALIGN(size);
 }
 
+/* Bytes of data that a sealed row of this target length has room for */
+static Size
+toaster_limit(ToastTupleContext *ttc, Size target)
+{
+	Size		overhead = toaster_header_size(ttc) + CMEK_ROW_OVERHEAD;
+
+	return target > overhead ? target - overhead : 0;
+}
+
 static inline bool
 toaster_too_long(ToastTupleContext *ttc, Size limit)
 {
@@ -302,8 +313,7 @@ toaster_shrink(ToastTupleContext *ttc, int options, ToastWork *work)
 	Relation	rel = ttc->ttc_rel;
 	TupleDesc	desc = rel->rd_att;
 	bool		can_move = OidIsValid(rel->rd_rel->reltoastrelid);
-	Size		overhead = toaster_header_size(ttc) + CMEK_ROW_OVERHEAD;
-	Size		limit = RelationGetToastTupleTarget(rel, TOAST_TUPLE_TARGET) - overhead;
+	Size		limit = toaster_limit(ttc, RelationGetToastTupleTarget(rel, TOAST_TUPLE_TARGET));
 	int			i;
 
 	while (toaster_too_long(ttc, limit) &&
@@ -323,7 +333,7 @@ toaster_shrink(ToastTupleContext *ttc, int options, ToastWork *work)
 		   (i = toast_tuple_find_biggest_attribute(ttc, true, true)) >= 0)
 		toast_tuple_try_compression(ttc, i);
 
-	limit = TOAST_TUPLE_TARGET_MAIN - overhead;
+	limit = toaster_limit(ttc, TOAST_TUPLE_TARGET_MAIN);
 	while (can_move && toaster_too_long(ttc, limit) &&
 		   (i = toast_tuple_find_biggest_attribute(ttc, false, true)) >= 0)
 		toaster_externalize(ttc, i, options, work);

@@ -46,9 +46,13 @@ mark_scans(PlanState *node)
 
 	switch (nodeTag(node))
 	{
+		case T_IndexScanState:
+			/* ordering by distance queues copies, which are looked into */
+			if (((IndexScanState *) node)->iss_NumOrderByKeys > 0)
+				break;
+			/* FALLTHROUGH */
 		case T_SeqScanState:
 		case T_SampleScanState:
-		case T_IndexScanState:
 		case T_BitmapHeapScanState:
 		case T_TidScanState:
 		case T_TidRangeScanState:

@@ -156,7 +156,7 @@ verify_row(Verify *verify, HeapTuple sealed)
 static void
 verify_scan(Verify *verify)
 {
-	LongShadow *shadow = shadow_long_begin(verify->rel);
+	LongShadow *shadow = shadow_long_begin(verify->rel, true);
 	Relation	srel = shadow_long_relation(shadow);
 	TupleTableSlot *slot = table_slot_create(srel, NULL);
 	TableScanDesc scan = table_beginscan(srel, GetActiveSnapshot(), 0, NULL);

@@ -35,6 +35,17 @@ slot_fetch_logical(TupleTableSlot *slot, Relation rel, bool *should_free)
 	return tuple;
 }
 
+/*
+ * Memory for what the toaster leaves behind: executor nodes that write rows
+ * have no context of their own for one row.
+ */
+static MemoryContext
+toast_context(void)
+{
+	return AllocSetContextCreate(CurrentMemoryContext, "cmek toast",
+								 ALLOCSET_DEFAULT_SIZES);
+}
+
 /* Insert the row of a slot; a token makes it speculative */
 static void
 insert_row(Relation rel, TupleTableSlot *slot, CommandId cid, int options,
@@ -44,12 +55,18 @@ insert_row(Relation rel, TupleTableSlot *slot, CommandId cid, int options,
 	HeapTuple	logical = slot_fetch_logical(slot, rel, &should_free);
 	HeapTuple	fitting = logical;
 	HeapTuple	sealed;
-	ToastWork	work = {NIL, NIL};
+	MemoryContext toasting = NULL;
 	ShortShadow shadow;
 
 	(void) heap_key_for_write(rel);
 	if (toast_is_needed(logical, NULL))
+	{
+		ToastWork	work = {NIL, NIL};
+		MemoryContext old = MemoryContextSwitchTo(toasting = toast_context());
+
 		fitting = toast_row(rel, logical, NULL, options, &work);
+		MemoryContextSwitchTo(old);
+	}
 	sealed = row_seal(rel, fitting);
 	if (token)
 	{
@@ -61,8 +78,8 @@ insert_row(Relation rel, TupleTableSlot *slot, CommandId cid, int options,
 	ItemPointerCopy(&sealed->t_self, &slot->tts_tid);
 	row_copy_mvcc(logical, sealed);
 	heap_freetuple(sealed);
-	if (fitting != logical)
-		heap_freetuple(fitting);
+	if (toasting)
+		MemoryContextDelete(toasting);
 	if (should_free)
 		heap_freetuple(logical);
 }
@@ -103,6 +120,8 @@ sealed_tuple_complete_speculative(Relation rel, TupleTableSlot *slot,
 	heap_abort_speculative(rel, &slot->tts_tid);
 	if (row && HeapTupleHasExternal(row))
 		toast_delete_row(rel, row, true);
+	if (row)
+		heap_freetuple(row);
 }
 
 /*
@@ -325,6 +344,7 @@ sealed_tuple_update(Relation rel, ItemPointer otid, TupleTableSlot *slot,
 	HeapTuple	sealed;
 	ColumnChange change = {false, false, false};
 	ToastWork	work = {NIL, NIL};
+	MemoryContext toasting = NULL;
 	ShortShadow shadow;
 	TM_Result	result;
 
@@ -335,7 +355,12 @@ sealed_tuple_update(Relation rel, ItemPointer otid, TupleTableSlot *slot,
 		update_compare(rel, oldtup, logical, &change);
 	}
 	if (toast_is_needed(logical, oldtup))
+	{
+		MemoryContext old = MemoryContextSwitchTo(toasting = toast_context());
+
 		fitting = toast_row(rel, logical, oldtup, 0, &work);
+		MemoryContextSwitchTo(old);
+	}
 	sealed = row_seal(rel, fitting);
 
 	result = cmek_heap_update(shadow_short(&shadow, rel, &change), &tid, sealed,
@@ -352,8 +377,8 @@ sealed_tuple_update(Relation rel, ItemPointer otid, TupleTableSlot *slot,
 		toast_undo(rel, &work);
 
 	heap_freetuple(sealed);
-	if (fitting != logical)
-		heap_freetuple(fitting);
+	if (toasting)
+		MemoryContextDelete(toasting);
 	if (oldtup)
 		heap_freetuple(oldtup);
 	if (should_free)

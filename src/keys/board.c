@@ -27,7 +27,7 @@
 #include "compat.h"
 #include "keys/internal.h"
 
-#define BOARD_SLOTS 64
+#define BOARD_SLOTS CMEK_BOARD_SLOTS
 #define BOARD_SLOTS_PER_DATABASE (BOARD_SLOTS / 2)
 #define BOARD_SLOTS_PER_SERVER (BOARD_SLOTS / 4)
 

@@ -26,6 +26,9 @@ extern int	cmek_kms_timeout;	/* ms */
 
 #define CMEK_MAX_KMS_WORKERS 32
 
+/* Requests on the board at a time */
+#define CMEK_BOARD_SLOTS 64
+
 /* Whoever holds the board's lock may take the cache's, never the reverse */
 typedef enum CmekLockId
 {

@@ -327,6 +327,28 @@ replace_deks(CmekKeyRing *ring, const CmekBinding *binding, CmekDek *deks,
 	ring->valid = true;
 }
 
+/* ERROR unless there is just one current data key of each structure. */
+static void
+check_current_deks(const CmekBinding *binding)
+{
+	int			heap = 0;
+	int			toast = 0;
+
+	for (int i = 0; i < binding->ndeks; i++)
+		if (binding->deks[i].current)
+		{
+			heap += binding->deks[i].kind == CMEK_STRUCTURE_HEAP;
+			toast += binding->deks[i].kind == CMEK_STRUCTURE_TOAST;
+		}
+	if (heap != 1 || toast != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("data keys of table \"%s\" are missing or damaged",
+						get_rel_name(binding->table_key.relid)),
+				 errdetail("cmek.data_key holds %d current keys for the heap and %d for TOAST, not one of each.",
+						   heap, toast)));
+}
+
 /* Must be called with the rows and the table key at hand: fill the ring. */
 static void
 fill_ring(CmekKeyRing *ring, const CmekBinding *binding,
@@ -337,6 +359,7 @@ fill_ring(CmekKeyRing *ring, const CmekBinding *binding,
 
 	PG_TRY();
 	{
+		check_current_deks(binding);
 		open_new_deks(ring, binding, table_key, deks);
 	}
 	PG_CATCH();

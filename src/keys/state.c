@@ -79,11 +79,14 @@ typedef struct ServerEntry
 
 static ServerEntry *servers = NULL;
 
-/* How many KMS keys can be known at a time. */
+/*
+ * How many KMS keys can be known at a time: more than the board has slots, so
+ * that there always is one that no request needs.
+ */
 int
 cmek_num_servers(void)
 {
-	return Max(64, cmek_key_cache_size / 16);
+	return Max(2 * CMEK_BOARD_SLOTS, cmek_key_cache_size / 16);
 }
 
 /* Bytes of the table. */
