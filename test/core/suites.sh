@@ -39,7 +39,6 @@ fresh_database() {
 		ALTER DATABASE $db SET default_table_access_method = '$am';
 		ALTER DATABASE $db SET cmek.plaintext_indexes = on;
 		ALTER DATABASE $db SET cmek.plaintext_statistics = on;
-		ALTER DATABASE $db SET client_min_messages = error;
 	SQL
 }
 
@@ -59,9 +58,11 @@ run_suite() {
 		--max-connections=20 --schedule="$schedule") >"$dir/runner.log" 2>&1 || true
 }
 
-# Fold what may differ: the name of the index method, and table widths
+# Fold what may differ: the name of the index method, table widths, and, as
+# long as indexes are in clear, the warning that says so
 fold() {
-	sed -E 's/cmek_btree/btree/g; s/-{2,}/--/g; s/ +\|/ |/g' "$1"
+	sed -E '/WARNING:  index ".*" holds values of sealed table ".*" in clear$/d
+		s/cmek_btree/btree/g; s/-{2,}/--/g; s/ +\|/ |/g' "$1"
 }
 
 is_reviewed() {

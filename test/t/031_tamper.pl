@@ -47,17 +47,21 @@ make_table('swap_a', 'cmek_heap', 5);
 make_table('swap_b', 'cmek_heap', 5);
 make_table('cut', 'cmek_heap', 60);
 make_table('dek', 'cmek_heap', 5);
+make_table('longer', 'cmek_heap', 5);
 $node->safe_psql('postgres', qq{
 	CREATE TABLE toasted (id int, t text) USING cmek_heap;
 	ALTER TABLE toasted ALTER t SET STORAGE EXTERNAL;
 	INSERT INTO toasted SELECT i, lpad(i::text, 1900, 'x') || lpad(i::text, 500, 'y') FROM generate_series(1, 900) i;
 	CREATE TABLE moved (id int, t text) USING cmek_heap;
 	ALTER TABLE moved ALTER t SET STORAGE EXTERNAL;
-	INSERT INTO moved SELECT i, repeat(i::text, 5000) FROM generate_series(1, 4) i});
+	INSERT INTO moved SELECT i, repeat(i::text, 5000) FROM generate_series(1, 4) i;
+	CREATE TABLE swapped (id int, t text) USING cmek_heap;
+	ALTER TABLE swapped ALTER t SET STORAGE EXTERNAL;
+	INSERT INTO swapped SELECT i, repeat('a', 1964) || repeat('b', 1964) || repeat('c', 1964) FROM generate_series(1, 2) i});
 my $dek_of_other = $node->safe_psql('postgres',
 	"SELECT id FROM cmek.data_key WHERE relid = 'swap_a'::regclass AND kind = 'h'");
 $node->safe_psql('postgres', 'CHECKPOINT');
-for my $t ((map { "flip$_" } 0 .. $#flips), qw(control swap_a swap_b cut dek toasted moved))
+for my $t ((map { "flip$_" } 0 .. $#flips), qw(control swap_a swap_b cut dek longer toasted moved swapped))
 {
 	$file{$t} = $node->data_dir . '/' . $node->safe_psql('postgres', "SELECT pg_relation_filepath('$t')");
 	$file{"$t.toast"} = $node->data_dir . '/'
@@ -126,6 +130,30 @@ my $chunk = flip_rows('toasted.toast', 0x01, CLEAR);
 		substr($b, $b[$i][1] + CLEAR, $len - CLEAR) = substr($row, CLEAR);
 	}
 	spew_binary($file{swap_b}, $b);
+}
+
+# The first two chunks of a value in each other's place
+{
+	my $bytes = slurp_binary($file{'swapped.toast'});
+	my @items = items(\$bytes);
+	my ($x, $y) = @items[0, 1];
+	is($x->[2], $y->[2], 'chunks of the same length');
+	my $from = CHUNK_DATA;
+	my $len = $x->[2] - $from;
+	my $chunk = substr($bytes, $x->[1] + $from, $len);
+	substr($bytes, $x->[1] + $from, $len) = substr($bytes, $y->[1] + $from, $len);
+	substr($bytes, $y->[1] + $from, $len) = $chunk;
+	spew_binary($file{'swapped.toast'}, $bytes);
+}
+
+# A line pointer that claims more than a page
+{
+	my $bytes = slurp_binary($file{longer});
+	my @items = items(\$bytes);
+	my $at = $items[2][3];
+	my $lp = unpack('V', substr($bytes, $at, 4));
+	substr($bytes, $at, 4) = pack('V', ($lp & 0x1ffff) | (0x7fff << 17));
+	spew_binary($file{longer}, $bytes);
 }
 
 # Rows cut short: the length in the line pointer is smaller and smaller
@@ -308,6 +336,21 @@ for my $f (0 .. $#flips)
 cmp_ok($node->safe_psql('postgres', "SELECT count(*) FROM cmek.verify('toasted')"), '>', 800,
 	'verify lists damaged chunks');
 is($node->safe_psql('postgres', "SELECT count(*) FROM cmek.verify('swap_a')"), '0', 'and nothing that is whole');
+is($node->safe_psql('postgres', 'SELECT pg_postmaster_start_time()'), $started, 'no backend crashed');
+
+# chunks know their place
+fails_with($node, 'XX001', 'SELECT t FROM swapped WHERE id = 1', 'swapped chunks of one value');
+is($node->safe_psql('postgres', 'SELECT length(t) FROM swapped WHERE id = 2'), '5892', 'the other value is whole');
+is($node->safe_psql('postgres', "SELECT count(*) FROM cmek.verify('swapped')"), '1', 'verify lists it');
+
+# a length beyond the page is damage, not a way into memory
+fails_with($node, 'XX001', 'SELECT * FROM longer', 'a row longer than a page');
+is($node->safe_psql('postgres', "SELECT count(*), min(tid::text) FROM cmek.verify('longer')"), '1|(0,3)', 'verify lists it');
+fails_with($node, 'XX001', 'SET cmek.plaintext_indexes = on; CREATE INDEX ON longer (id)', 'an index build stops at it');
+
+# a damaged row of a table with TOAST can be deleted, with a warning
+like(error_text($node, "DELETE FROM flip0 WHERE ctid = '$first'"), qr/WARNING.*damaged or forged/s, 'DELETE of a damaged row');
+is($node->safe_psql('postgres', "SELECT count(*) FROM cmek.verify('flip0') WHERE tid = '$first'"), '0', 'and it is gone');
 is($node->safe_psql('postgres', 'SELECT pg_postmaster_start_time()'), $started, 'no backend crashed');
 
 is(sqlstate($node, 'TRUNCATE flip0'), '', 'TRUNCATE');
