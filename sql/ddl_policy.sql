@@ -125,7 +125,8 @@ SET cmek.allow_logical_decoding = on;
 SET cmek.plaintext_indexes = on;
 SET cmek.plaintext_statistics = on;
 -- and the view shows nobody another's tables
-SELECT count(*) FROM cmek.exposures;
+SELECT count(*) FROM cmek.exposures WHERE "table" IS NOT NULL;
+SELECT kind FROM cmek.exposures WHERE "table" IS NULL ORDER BY kind COLLATE "C";
 SELECT count(*) FROM cmek.tables;
 RESET ROLE;
 

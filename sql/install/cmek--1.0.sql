@@ -176,16 +176,23 @@ CREATE VIEW cmek.tables WITH (security_barrier) AS
 	  AND pg_catalog.pg_has_role(c.relowner, 'USAGE');
 GRANT SELECT ON cmek.tables TO PUBLIC;
 
--- What of a sealed table is in clear all the same
+-- What of a sealed table is in clear all the same; lines without a table are
+-- true of every sealed table
 CREATE VIEW cmek.exposures WITH (security_barrier) AS
-	WITH sealed AS (
+	WITH RECURSIVE sealed AS (
 		SELECT c.oid, c.relkind, c.relispartition, c.relpersistence
 		FROM pg_catalog.pg_class c
 		LEFT JOIN pg_catalog.pg_am a ON a.oid = c.relam
 		LEFT JOIN cmek.bindings b ON b.relid = c.oid
 		WHERE (a.amname = 'cmek_heap' AND c.relkind IN ('r', 'm', 'p')
 			   OR b.server IS NOT NULL AND c.relkind = 'p')
-		  AND pg_catalog.pg_has_role(c.relowner, 'USAGE'))
+		  AND pg_catalog.pg_has_role(c.relowner, 'USAGE')),
+	ancestors AS (
+		SELECT s.oid AS sealed, i.inhparent AS oid
+		FROM sealed s JOIN pg_catalog.pg_inherits i ON i.inhrelid = s.oid
+		UNION
+		SELECT a.sealed, i.inhparent
+		FROM ancestors a JOIN pg_catalog.pg_inherits i ON i.inhrelid = a.oid)
 	SELECT t.oid::pg_catalog.regclass AS "table", 'index'::text AS kind,
 		   i.indexrelid::pg_catalog.regclass::text AS object,
 		   'index of method ' || am.amname || ' holds key values in clear' AS detail
@@ -201,6 +208,14 @@ CREATE VIEW cmek.exposures WITH (security_barrier) AS
 		  JOIN pg_catalog.pg_attribute at
 			ON at.attrelid = st.starelid AND at.attnum = st.staattnum) s
 	  ON s.starelid = t.oid
+	UNION ALL
+	SELECT DISTINCT t.sealed::pg_catalog.regclass, 'statistics of an ancestor',
+		   t.oid::pg_catalog.regclass::text || '.' || at.attname,
+		   'pg_statistic may hold values of this column in clear'
+	FROM ancestors t
+	JOIN pg_catalog.pg_statistic st ON st.starelid = t.oid AND st.stainherit
+	JOIN pg_catalog.pg_attribute at ON at.attrelid = t.oid AND at.attnum = st.staattnum
+	WHERE t.oid NOT IN (SELECT oid FROM sealed)
 	UNION ALL
 	SELECT DISTINCT t.oid::pg_catalog.regclass, 'extended statistics', x.stxname::text,
 		   'pg_statistic_ext_data holds values of this table in clear'
@@ -218,7 +233,17 @@ CREATE VIEW cmek.exposures WITH (security_barrier) AS
 	FROM sealed t
 	WHERE t.relkind IN ('r', 'm') AND t.relpersistence = 'p'
 	  AND pg_catalog.current_setting('wal_level') = 'logical'
-	  AND pg_catalog.current_setting('cmek.allow_logical_decoding', true) = 'on';
+	  AND pg_catalog.current_setting('cmek.allow_logical_decoding', true) = 'on'
+	UNION ALL
+	SELECT NULL::pg_catalog.regclass, g.kind, g.object, g.detail
+	FROM (VALUES
+		('temporary files', 'temp_tablespaces',
+		 'sorts, hashes and held cursors that spill write values in clear'),
+		('dumps', 'pg_dump, COPY TO',
+		 'write what they read in clear, to where they are told to'),
+		('query texts', 'server log, pg_stat_activity',
+		 'literals, parameters and rows named in error messages are in clear'))
+		g (kind, object, detail);
 GRANT SELECT ON cmek.exposures TO PUBLIC;
 
 -- Read every live row and TOAST chunk; one line for each that is damaged
