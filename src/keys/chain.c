@@ -20,6 +20,7 @@
  */
 #include "postgres.h"
 
+#include "miscadmin.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
@@ -189,6 +190,13 @@ cmek_chain_open(const CmekChain *chain, const CmekTableKeyRow *local,
 
 	Assert(target >= 0 && target < chain->nkeys - 1);
 	check_ownership(chain, target + 1);
+
+	/*
+	 * It is this blob that has to open, not one of the same uuid that an
+	 * earlier attempt left in the cache; and this attempt may fail, too.
+	 */
+	cmek_cache_drop(MyDatabaseId, newest(chain)->id);
+	cmek_table_key_forget(newest(chain)->id, false);
 	cmek_table_key_open(newest(chain), newest_key, &lease);
 	memcpy(local_key, newest_key, CMEK_KEY_LEN);
 	walk_down(chain, target, local_key);

@@ -273,6 +273,8 @@ move_keys(CmekBinding *binding, Oid serverid, const CmekChain *chain)
 
 	run_in_context(relid, serverid, binding, chain);
 	delete_dependency(relid, binding->table_key.server);
+	/* both may be the same */
+	CommandCounterIncrement();
 	record_dependency(relid, serverid);
 	announce(relid);
 }
