@@ -134,8 +134,12 @@ recycle_entry(void)
 			(best < 0 || better_to_forget(&servers[i], &servers[best])))
 			best = i;
 	}
-	/* the board has fewer slots than we have entries, so there is one */
-	Assert(best >= 0);
+	/* requests and suspensions hold entries for a moment; so many never do */
+	if (best < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("too many KMS keys are in use at once"),
+				 errhint("Increase cmek.key_cache_size.")));
 	cmek_cache_drop_server(best);
 	cmek_cleanse(&servers[best], sizeof(ServerEntry));
 	return best;

@@ -131,6 +131,62 @@ SELECT sum(n) FROM bench;
 	ok(wait_for_ok($node, 'SELECT count(*) FROM small'), 'the old key is back');
 }
 
+# A switch commits between a reader's look at the binding and the answer of the
+# old key's KMS, which is no: the reader looks again.  A command that waits for
+# a file is the KMS, and a prepared transaction the switch.
+{
+	my $command = "while [ ! -e $dir/go ]; do sleep 0.05; done; exit 3";
+	$node->safe_psql('postgres', qq{
+		CREATE TABLE slow (a int) USING cmek_heap; INSERT INTO slow VALUES (42);
+		BEGIN; ALTER TABLE slow SET (cmek.key = 'b'); PREPARE TRANSACTION 'slow';
+		ALTER SYSTEM SET cmek.service_key_command = '$command'});
+	$node->restart;
+	my ($out, $err) = ('', '');
+	my $reader = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres'), '-c', 'SELECT a FROM slow' ],
+		'<', '/dev/null', '>', \$out, '2>', \$err);
+	$node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_stat_activity
+		WHERE query = 'SELECT a FROM slow' AND wait_event_type = 'Extension'}) or BAIL_OUT('the reader does not wait');
+	$node->safe_psql('postgres', q{COMMIT PREPARED 'slow'});
+	append_to_file("$dir/go", '');
+	$reader->finish;
+	is($out . $err, "42\n", 'a key that was switched while it was asked for is no error');
+	$node->safe_psql('postgres', 'ALTER SYSTEM RESET cmek.service_key_command; SELECT pg_reload_conf()');
+}
+
+# ---------------------------------------------------------------------
+# cmek.switch_key commits after each table, and shows how far it is
+# ---------------------------------------------------------------------
+
+{
+	$node->safe_psql('postgres', q{CREATE TABLE s1 (a int) USING cmek_heap WITH (cmek.key = 'a');
+		CREATE TABLE s2 (a int) USING cmek_heap WITH (cmek.key = 'a'); INSERT INTO s2 VALUES (1)});
+	$node->safe_psql('postgres', "ALTER TABLE $_ SET (cmek.key = 'b')") for qw(small big bench);
+	my $holder = $node->background_psql('postgres');
+	$holder->query_safe('BEGIN; LOCK TABLE s2 IN SHARE UPDATE EXCLUSIVE MODE');
+	my ($out, $err) = ('', '');
+	my $call = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres'), '-c', q{CALL cmek.switch_key('a', 'b')} ],
+		'<', '/dev/null', '>', \$out, '2>', \$err);
+	ok($node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM cmek.switch_progress
+		WHERE "table" = 's2'::regclass AND tables_done = 1 AND tables_total = 2}), 'the progress can be seen');
+	is($node->safe_psql('postgres', q{SELECT key FROM cmek.tables WHERE "table" = 's1'::regclass}), 'b', 'one table is done');
+	$node->safe_psql('postgres', 'SELECT pg_cancel_backend(pid) FROM cmek.switch_progress');
+	$call->finish;
+	like($err, qr/canceling statement/, 'it can be stopped');
+	$holder->query_safe('COMMIT');
+	$holder->quit;
+	is($node->safe_psql('postgres', q{SELECT string_agg(key, ' ' ORDER BY "table"::text) FROM cmek.tables
+		WHERE "table" IN ('s1'::regclass, 's2'::regclass)}), 'b a', 'what is done stays');
+	$node->safe_psql('postgres', q{CALL cmek.switch_key('a', 'b')});
+	is($node->safe_psql('postgres', q{SELECT count(*) FROM cmek.tables WHERE key = 'a'}), '0', 'and taken up again it comes to its end');
+	is($node->safe_psql('postgres', 'SELECT a FROM s2'), '1', 'all can be read');
+	# a transaction block is one piece
+	fails_with($node, '22012', q{BEGIN; CALL cmek.switch_key('b', 'a'); SELECT 1/0}, 'in a block');
+	is($node->safe_psql('postgres', q{SELECT count(*) FROM cmek.tables WHERE key = 'a'}), '0', 'nothing is committed');
+	$node->safe_psql('postgres', q{DO $$ BEGIN CALL cmek.switch_key('b', 'a'); END $$});
+	is($node->safe_psql('postgres', q{SELECT count(*) FROM cmek.tables WHERE key = 'b'}), '0', 'from a DO block');
+	$node->safe_psql('postgres', q{DROP TABLE s1, s2, slow});
+}
+
 # ---------------------------------------------------------------------
 # Clones: the same OIDs and uuids, but keys of their own from then on
 # ---------------------------------------------------------------------
