@@ -132,12 +132,18 @@ typedef bool CmekUpdateIndexes;
 
 /*
  * keys/: early releases of 15 had another name for InitMaterializedSRF; 17
- * lets extensions name their wait events.
+ * lets extensions name their wait events; 18 decodes base64 to bytes.
  */
 #include "funcapi.h"
 #include "utils/wait_event.h"
 #ifndef MAT_SRF_USE_EXPECTED_DESC
 #define InitMaterializedSRF(fcinfo, flags) SetSingleFuncCall(fcinfo, flags)
+#endif
+#if PG_VERSION_NUM >= 180000
+#define cmek_b64_decode(src, len, dst, max) pg_b64_decode(src, len, dst, max)
+#else
+#define cmek_b64_decode(src, len, dst, max) \
+	pg_b64_decode(src, len, (char *) (dst), max)
 #endif
 #if PG_VERSION_NUM >= 170000
 #define cmek_wait_event(name) WaitEventExtensionNew(name)

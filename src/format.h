@@ -28,7 +28,8 @@
  *	 | DEK id | nonce  | ciphertext| tag	|
  *	 +--------+--------+-----------+--------+
  *
- * A wrapped data key is nonce | ciphertext (32) | tag.
+ * A wrapped data key is nonce | ciphertext (32) | tag, and so is an older table
+ * key of a table, sealed under the one that followed it.
  *
  * Integers are in the byte order of the server, as in every PostgreSQL data
  * file.
@@ -54,6 +55,7 @@
 
 /* nonce | wrapped key | tag */
 #define CMEK_WRAPPED_DEK_LEN (CMEK_KEY_LEN + CMEK_AEAD_OVERHEAD)
+#define CMEK_SEALED_TABLE_KEY_LEN (CMEK_KEY_LEN + CMEK_AEAD_OVERHEAD)
 
 /* DEK id | nonce | ciphertext | tag */
 typedef struct CmekSealedHeader
@@ -100,6 +102,17 @@ typedef struct CmekWrapAad
 	uint8		table_key[CMEK_UUID_LEN];
 } CmekWrapAad;
 
+/* The chain of table keys: an older one sealed under a newer one */
+#define CMEK_CHAIN_DOMAIN "cmek table key chain 1"
+
+typedef struct CmekChainAad
+{
+	char		domain[32];		/* CMEK_CHAIN_DOMAIN, then zeros */
+	uint8		table_key[CMEK_UUID_LEN];	/* the one that is sealed */
+	uint8		sealed_by[CMEK_UUID_LEN];
+	uint8		row[32];		/* digest of the rest of its row */
+} CmekChainAad;
+
 /* Provider cmek_file wraps a table key as it were a data key: nonce | key | tag */
 #define CMEK_FILE_WRAP_DOMAIN "cmek_file table key 1"
 
@@ -117,6 +130,7 @@ StaticAssertDecl(sizeof(CmekRowAad) == 20, "row AAD has no padding");
 StaticAssertDecl(sizeof(CmekChunkAad) == 32, "chunk AAD has no padding");
 StaticAssertDecl(sizeof(CmekWrapAad) == 40, "wrap AAD has no padding");
 
+StaticAssertDecl(sizeof(CmekChainAad) == 96, "chain AAD has no padding");
 StaticAssertDecl(sizeof(CmekFileWrapAad) == 48, "file wrap AAD has no padding");
 
 #endif							/* CMEK_FORMAT_H */

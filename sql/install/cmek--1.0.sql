@@ -27,7 +27,9 @@ CREATE TABLE cmek.table_key (
 	key_id		text NOT NULL,		-- as the KMS names the key
 	key_version	text NOT NULL,
 	blob		bytea NOT NULL,		-- the table key, wrapped by the KMS
-	created_at	timestamptz NOT NULL
+	created_at	timestamptz NOT NULL,
+	sealed_by	uuid,				-- the table key that followed this one
+	sealed		bytea				-- nonce | this table key | tag under that one
 ) USING heap;
 CREATE UNIQUE INDEX table_key_relid_version ON cmek.table_key (relid, version);
 REVOKE ALL ON cmek.table_key FROM PUBLIC;
@@ -49,6 +51,14 @@ CREATE TABLE cmek.data_key (
 CREATE INDEX data_key_relid ON cmek.data_key (relid);
 REVOKE ALL ON cmek.data_key FROM PUBLIC;
 REVOKE ALL ON SEQUENCE cmek.data_key_id FROM PUBLIC;
+
+-- KMS keys that are suspended in this database
+CREATE TABLE cmek.suspended_key (
+	server		name NOT NULL PRIMARY KEY,
+	since		timestamptz NOT NULL,
+	suspended_by name NOT NULL
+) USING heap;
+REVOKE ALL ON cmek.suspended_key FROM PUBLIC;
 
 -- ---------------------------------------------------------------------
 -- KMS keys are servers of these wrappers
@@ -135,12 +145,39 @@ CREATE VIEW cmek.bindings AS
 	  AND l.objsubid = 0;
 REVOKE ALL ON cmek.bindings FROM PUBLIC;
 
+-- KMS keys that a superuser suspended by name in every database; shows the
+-- caller those that it may use
+CREATE FUNCTION cmek.suspended_everywhere(
+	OUT server name, OUT since timestamptz, OUT suspended_by name) RETURNS SETOF record
+	LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED
+	AS 'MODULE_PATHNAME', 'cmek_suspended_everywhere';
+
+-- What is known of a KMS key; an order to leave it alone comes before what
+-- its KMS said
+CREATE VIEW cmek.key_states AS
+	SELECT s.oid AS server, s.srvname,
+		   CASE WHEN x.since IS NULL THEN coalesce(st.state, 'unknown') ELSE 'suspended' END AS state,
+		   coalesce(x.since, st.since) AS since, st.last_ok,
+		   CASE WHEN x.since IS NULL THEN st.code ELSE 'Suspended' END AS code,
+		   coalesce(x.reason, st.reason) AS reason
+	FROM pg_catalog.pg_foreign_server s
+	LEFT JOIN cmek.server_state() st ON st.server = s.oid
+	LEFT JOIN (SELECT DISTINCT ON (u.server) u.*
+			   FROM (SELECT k.server, k.since,
+							'suspended in this database by role "' || k.suspended_by || '"' AS reason
+					 FROM cmek.suspended_key k
+					 UNION ALL
+					 SELECT e.server, e.since,
+							'suspended everywhere by role "' || e.suspended_by || '"'
+					 FROM cmek.suspended_everywhere() e) u
+			   ORDER BY u.server, u.since) x ON x.server = s.srvname;
+REVOKE ALL ON cmek.key_states FROM PUBLIC;
+
 -- One line for every KMS key that the caller may use
 CREATE VIEW cmek.keys WITH (security_barrier) AS
 	SELECT s.srvname AS name, w.fdwname AS provider,
 		   pg_catalog.pg_get_userbyid(s.srvowner) AS owner,
-		   coalesce(st.state, 'unknown') AS state,
-		   st.since, st.last_ok, st.code, st.reason,
+		   st.state, st.since, st.last_ok, st.code, st.reason,
 		   (SELECT pg_catalog.count(*) FROM cmek.bindings b
 			JOIN pg_catalog.pg_class c ON c.oid = b.relid
 			WHERE b.server = s.srvname AND c.relkind IN ('r', 'm')) AS tables
@@ -150,7 +187,7 @@ CREATE VIEW cmek.keys WITH (security_barrier) AS
 		AND d.objid = w.oid AND d.deptype = 'e'
 		AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass
 	JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid AND e.extname = 'cmek'
-	LEFT JOIN cmek.server_state() st ON st.server = s.oid
+	JOIN cmek.key_states st ON st.server = s.oid
 	WHERE pg_catalog.has_server_privilege(s.oid, 'USAGE');
 GRANT SELECT ON cmek.keys TO PUBLIC;
 
@@ -169,7 +206,7 @@ CREATE VIEW cmek.tables WITH (security_barrier) AS
 	LEFT JOIN cmek.bindings b ON b.relid = c.oid
 	LEFT JOIN pg_catalog.pg_foreign_server s ON s.srvname = b.server
 	LEFT JOIN pg_catalog.pg_foreign_data_wrapper w ON w.oid = s.srvfdw
-	LEFT JOIN cmek.server_state() st ON st.server = s.oid
+	LEFT JOIN cmek.key_states st ON st.server = s.oid
 	LEFT JOIN LATERAL (SELECT t.* FROM cmek.table_key t WHERE t.relid = c.oid
 					   ORDER BY t.version DESC LIMIT 1) k ON true
 	WHERE c.relkind IN ('r', 'm') AND c.relpersistence <> 't'
@@ -253,3 +290,76 @@ CREATE FUNCTION cmek.verify("table" regclass,
 	AS 'MODULE_PATHNAME', 'cmek_verify';
 COMMENT ON FUNCTION cmek.verify(regclass) IS
 	'cmek: reads every live row and chunk of a sealed table, lists damaged ones';
+
+-- ---------------------------------------------------------------------
+-- Another key, and no key
+-- ---------------------------------------------------------------------
+
+CREATE PROCEDURE cmek.switch_key(old name, new name)
+	LANGUAGE C AS 'MODULE_PATHNAME', 'cmek_switch_key';
+COMMENT ON PROCEDURE cmek.switch_key(name, name) IS
+	'cmek: all of the caller''s tables from one KMS key to another; commits after each';
+
+CREATE PROCEDURE cmek.rotate_table_key("table" regclass)
+	LANGUAGE C AS 'MODULE_PATHNAME', 'cmek_rotate_table_key';
+COMMENT ON PROCEDURE cmek.rotate_table_key(regclass) IS
+	'cmek: a new table key under the same KMS key';
+
+CREATE VIEW cmek.switch_progress WITH (security_barrier) AS
+	SELECT p.pid, p.relid::regclass AS "table", p.done AS tables_done,
+		   p.total AS tables_total, p.started_at AS table_started_at
+	FROM cmek.progress_slots() p
+	JOIN pg_catalog.pg_class c ON c.oid = p.relid
+	WHERE p.command = 'switch'
+	  AND p.datid = (SELECT oid FROM pg_catalog.pg_database
+					 WHERE datname = pg_catalog.current_database())
+	  AND pg_catalog.pg_has_role(c.relowner, 'USAGE');
+GRANT SELECT ON cmek.switch_progress TO PUBLIC;
+
+-- The wrapped table keys of the caller's tables.  Everything here is wrapped
+-- by a KMS key or sealed under a newer table key.
+CREATE VIEW cmek.key_chain WITH (security_barrier) AS
+	SELECT k.relid, n.nspname AS schema, c.relname AS name, k.id, k.version,
+		   k.server, k.key_id, k.key_version, k.blob, k.sealed_by, k.sealed
+	FROM cmek.table_key k
+	JOIN pg_catalog.pg_class c ON c.oid = k.relid
+	JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+	WHERE pg_catalog.pg_has_role(c.relowner, 'USAGE');
+GRANT SELECT ON cmek.key_chain TO PUBLIC;
+
+CREATE FUNCTION cmek.export_keys() RETURNS jsonb
+	LANGUAGE SQL STABLE
+	BEGIN ATOMIC
+		SELECT pg_catalog.jsonb_build_object('cmek_keys', 1, 'tables',
+			coalesce(pg_catalog.jsonb_agg(t.doc ORDER BY t.relid), '[]'))
+		FROM (SELECT k.relid, pg_catalog.jsonb_build_object(
+					'relid', k.relid::pg_catalog.int8, 'schema', k.schema, 'name', k.name,
+					'keys', pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+						'id', k.id, 'version', k.version, 'server', k.server,
+						'key_id', k.key_id, 'key_version', k.key_version,
+						'blob', pg_catalog.translate(pg_catalog.encode(k.blob, 'base64'), E'\n', ''),
+						'sealed_by', k.sealed_by,
+						'sealed', pg_catalog.translate(pg_catalog.encode(k.sealed, 'base64'), E'\n', ''))
+						ORDER BY k.version)) AS doc
+			  FROM cmek.key_chain k GROUP BY k.relid, k.schema, k.name) t;
+	END;
+COMMENT ON FUNCTION cmek.export_keys() IS
+	'cmek: the wrapped keys of the caller''s tables, for cmek.import_keys()';
+
+CREATE FUNCTION cmek.import_keys(keys jsonb) RETURNS int4
+	LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'cmek_import_keys';
+COMMENT ON FUNCTION cmek.import_keys(jsonb) IS
+	'cmek: brings tables of a restored backup to the newest of their exported keys';
+
+CREATE FUNCTION cmek.suspend_key(name name, everywhere bool DEFAULT false) RETURNS void
+	LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'cmek_suspend_key';
+COMMENT ON FUNCTION cmek.suspend_key(name, bool) IS
+	'cmek: nobody uses this KMS key any more, running statements included';
+
+CREATE FUNCTION cmek.resume_key(name name, everywhere bool DEFAULT false) RETURNS void
+	LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'cmek_resume_key';
+COMMENT ON FUNCTION cmek.resume_key(name, bool) IS
+	'cmek: undoes cmek.suspend_key()';

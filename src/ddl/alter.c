@@ -215,13 +215,15 @@ alter_apply(CmekStatement *s, const CmekClass *cls, const AlterRequest *req,
 
 /*
  * Nothing is left for core: all that remains of its part are the checks that
- * were made already and the event triggers.
+ * were made already and the event triggers, which see the commands as given.
  */
 static void
-alter_finish_alone(AlterTableStmt *stmt, const CmekClass *cls,
+alter_finish_alone(AlterTableStmt *stmt, List *cmds, const CmekClass *cls,
 				   const AlterRequest *req, CmekStatement *s)
 {
 	bool		cleanup = EventTriggerBeginCompleteQuery();
+	ObjectAddress address;
+	ListCell   *lc;
 
 	PG_TRY();
 	{
@@ -229,6 +231,9 @@ alter_finish_alone(AlterTableStmt *stmt, const CmekClass *cls,
 		EventTriggerAlterTableStart((Node *) stmt);
 		EventTriggerAlterTableRelid(cls->relid);
 		alter_apply(s, cls, req, stmt->relation->inh);
+		ObjectAddressSet(address, RelationRelationId, cls->relid);
+		foreach(lc, cmds)
+			EventTriggerCollectAlterTableSubcmd(lfirst(lc), address);
 		EventTriggerAlterTableEnd();
 		EventTriggerDDLCommandEnd((Node *) stmt);
 	}
@@ -272,7 +277,7 @@ cmek_alter_before(CmekStatement *s, AlterTableStmt *stmt)
 
 	if (copy->cmds == NIL)
 	{
-		alter_finish_alone(copy, &cls, &req, s);
+		alter_finish_alone(copy, stmt->cmds, &cls, &req, s);
 		return NULL;
 	}
 	alter_apply(s, &cls, &req, copy->relation->inh);

@@ -43,8 +43,8 @@ cmek_bind_choose(const char *asked, Oid parent)
 }
 
 /* The server of a key that the current user may bind tables to, locked */
-static Oid
-bind_server(const char *key)
+Oid
+cmek_bind_server(const char *key)
 {
 	Oid			serverid = cmek_server_lock(key, AccessShareLock);
 	AclResult	aclresult;
@@ -107,7 +107,7 @@ cmek_bind_forget_stale(const CmekClass *cls)
 void
 cmek_bind_new(const CmekClass *cls, const char *key)
 {
-	Oid			serverid = bind_server(key);
+	Oid			serverid = cmek_bind_server(key);
 
 	if (cmek_class_has_rows(cls))
 		cmek_keys_create(cls->relid, serverid);
@@ -155,7 +155,7 @@ cmek_bind_move(const CmekClass *cls, const char *key)
 	Oid			serverid;
 
 	bind_check_relation(cls);
-	serverid = bind_server(key);
+	serverid = cmek_bind_server(key);
 	if (!cmek_class_has_rows(cls))
 		cmek_bind_record(cls->relid, serverid);
 	else if (!cmek_table_is_bound(cls->relid))

@@ -107,9 +107,10 @@ cmek_drop_server(Oid serverid)
 	ForeignServer *server;
 	ListCell   *lc;
 
+	server = GetForeignServer(serverid);
+	cmek_keys_server_dropped(serverid, server->servername);
 	if (cmek_statement == NULL || cmek_statement->dropped == NIL)
 		return;
-	server = GetForeignServer(serverid);
 	foreach(lc, cmek_statement->dropped)
 	{
 		CmekDropped *dropped = lfirst(lc);

@@ -147,6 +147,12 @@ cmek_server_rename_before(CmekStatement *s, RenameStmt *stmt)
 		!cmek_server_ownercheck(serverid, GetUserId()))
 		return;
 	s->renamed = cmek_server_lock(strVal(stmt->object), AccessExclusiveLock);
+	/* a suspension goes by the name, and nobody may slip away from it */
+	if (cmek_key_is_suspended(strVal(stmt->object)))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("KMS key \"%s\" cannot be renamed while it is suspended",
+						strVal(stmt->object))));
 	s->old_name = pstrdup(strVal(stmt->object));
 }
 

@@ -111,6 +111,7 @@ extern void cmek_label_init(void);
 
 /* ---- bind.c ---- */
 extern const char *cmek_bind_choose(const char *asked, Oid parent);
+extern Oid	cmek_bind_server(const char *key);
 extern void cmek_bind_forget_stale(const CmekClass *cls);
 extern void cmek_bind_new(const CmekClass *cls, const char *key);
 extern void cmek_bind_move(const CmekClass *cls, const char *key);

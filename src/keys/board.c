@@ -203,7 +203,8 @@ cmek_board_enter(const CmekKeyRequest *what, int *slot, CmekReply *reply)
 		return CMEK_BOARD_CACHED;
 	}
 	server = cmek_server_enter(what);
-	if (cmek_server_remembers(server, what, reply))
+	if (cmek_server_is_suspended(server, reply) ||
+		cmek_server_remembers(server, what, reply))
 		result = CMEK_BOARD_REMEMBERED;
 	else if ((*slot = find_equal(what)) >= 0)
 		board->slots[*slot].waiters++;
@@ -321,7 +322,8 @@ cmek_board_prove(const CmekDueProof *due)
 		what->database == due->database && cmek_cache_describe(due, what))
 	{
 		server = cmek_server_enter(what);
-		if (cmek_server_remembers(server, what, NULL) ||
+		if (cmek_server_is_suspended(server, NULL) ||
+			cmek_server_remembers(server, what, NULL) ||
 			find_equal(what) >= 0 ||
 			(slot = find_free(what->database, server)) < 0)
 			cmek_server_leave(server);
@@ -429,7 +431,8 @@ settle_cache(const BoardSlot *slot, CmekKmsAnswer *answer,
 	if (answer->klass == CMEK_KMS_OK)
 	{
 		/* an answer from before a revocation proves nothing any more */
-		if (cmek_server_revoked_since(slot->server, started))
+		if (cmek_server_is_suspended(slot->server, NULL) ||
+			cmek_server_revoked_since(slot->server, started))
 			return;
 		if (!cmek_cache_store(what, slot->server, answer, started,
 							  slot->waiters > 0))

@@ -39,6 +39,7 @@ typedef struct CacheSlot
 	uint64		config_hash;	/* of the options that proved it */
 	TimestampTz proved_at;		/* start of the last call that proved it */
 	TimestampTz tried_at;		/* last picked for a proof */
+	TimestampTz fetched_at;		/* last given to a backend, or stored */
 } CacheSlot;
 
 /* What a new proof needs; apart from the slots, which are searched */
@@ -218,6 +219,7 @@ take_slot(Oid database, const uint8 *uuid)
 	slots[i].database = database;
 	memcpy(slots[i].uuid, uuid, CMEK_UUID_LEN);
 	slots[i].tried_at = 0;
+	slots[i].fetched_at = GetCurrentTimestamp();
 	slots[i].next = *bucket;
 	*bucket = i;
 	return i;
@@ -247,6 +249,7 @@ cmek_cache_fetch(const CmekKeyRequest *what, uint8 *key, CmekLease *lease)
 			memcpy(key, keys[i], CMEK_KEY_LEN);
 			lease->generation = &slots[i].generation;
 			lease->value = pg_atomic_read_u64(&slots[i].generation);
+			slots[i].fetched_at = GetCurrentTimestamp();
 		}
 		pg_atomic_write_u32(&slots[i].referenced, 1);
 	}
@@ -351,6 +354,28 @@ cmek_cache_drop_server(int server)
 	LWLockAcquire(cmek_lock(CMEK_LOCK_CACHE), LW_EXCLUSIVE);
 	for (int i = 0; i < cache->nslots; i++)
 		if (slots[i].used && slots[i].server == server)
+			drop_slot(i);
+	LWLockRelease(cmek_lock(CMEK_LOCK_CACHE));
+}
+
+/* End all leases, so that every backend looks again whether it may. */
+void
+cmek_cache_end_leases(void)
+{
+	LWLockAcquire(cmek_lock(CMEK_LOCK_CACHE), LW_EXCLUSIVE);
+	for (int i = 0; i < cache->nslots; i++)
+		if (slots[i].used)
+			pg_atomic_fetch_add_u64(&slots[i].generation, 1);
+	LWLockRelease(cmek_lock(CMEK_LOCK_CACHE));
+}
+
+/* Drop every key that no backend has asked for since a time. */
+void
+cmek_cache_expire_idle(TimestampTz before)
+{
+	LWLockAcquire(cmek_lock(CMEK_LOCK_CACHE), LW_EXCLUSIVE);
+	for (int i = 0; i < cache->nslots; i++)
+		if (slots[i].used && slots[i].fetched_at < before)
 			drop_slot(i);
 	LWLockRelease(cmek_lock(CMEK_LOCK_CACHE));
 }

@@ -47,7 +47,9 @@ enum
 	Anum_table_key_key_version,
 	Anum_table_key_blob,
 	Anum_table_key_created_at,
-	Natts_table_key = Anum_table_key_created_at
+	Anum_table_key_sealed_by,
+	Anum_table_key_sealed,
+	Natts_table_key = Anum_table_key_sealed
 };
 
 enum
@@ -70,6 +72,7 @@ typedef struct CatalogOids
 {
 	bool		known;
 	Oid			table_key;
+	Oid			table_key_by_id;
 	Oid			table_key_by_relid;
 	Oid			data_key;
 	Oid			data_key_by_relid;
@@ -132,11 +135,13 @@ find_catalogs(void)
 	if (!OidIsValid(namespace))
 		return false;
 	found.table_key = get_relname_relid("table_key", namespace);
+	found.table_key_by_id = get_relname_relid("table_key_pkey", namespace);
 	found.table_key_by_relid = get_relname_relid("table_key_relid_version", namespace);
 	found.data_key = get_relname_relid("data_key", namespace);
 	found.data_key_by_relid = get_relname_relid("data_key_relid", namespace);
 	found.data_key_id = get_relname_relid("data_key_id", namespace);
-	if (!OidIsValid(found.table_key) || !OidIsValid(found.table_key_by_relid) ||
+	if (!OidIsValid(found.table_key) || !OidIsValid(found.table_key_by_id) ||
+		!OidIsValid(found.table_key_by_relid) ||
 		!OidIsValid(found.data_key) || !OidIsValid(found.data_key_by_relid) ||
 		!OidIsValid(found.data_key_id))
 		return false;
@@ -223,6 +228,29 @@ get_uuid(HeapTuple tuple, int attnum, TupleDesc desc, uint8 *out)
 		   CMEK_UUID_LEN);
 }
 
+/* A uuid as a Datum that points to the bytes given. */
+static Datum
+uuid_datum(const uint8 *uuid)
+{
+	return UUIDPGetDatum((pg_uuid_t *) unconstify(uint8 *, uuid));
+}
+
+/* Read how a table key is sealed under the one that followed it. */
+static void
+read_seal(HeapTuple tuple, TupleDesc desc, CmekTableKeyRow *row)
+{
+	row->is_sealed = !heap_attisnull(tuple, Anum_table_key_sealed, desc);
+	if (!row->is_sealed)
+		return;
+	get_uuid(tuple, Anum_table_key_sealed_by, desc, row->sealed_by);
+	if (get_bytes(tuple, Anum_table_key_sealed, desc,
+				  row->sealed, sizeof(row->sealed)) != sizeof(row->sealed))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("version %d of the key of table \"%s\" is damaged",
+						row->version, get_rel_name(row->relid))));
+}
+
 /* Take a row of cmek.table_key apart. */
 static void
 read_table_key(HeapTuple tuple, TupleDesc desc, CmekTableKeyRow *row)
@@ -239,6 +267,7 @@ read_table_key(HeapTuple tuple, TupleDesc desc, CmekTableKeyRow *row)
 			   row->key_version, sizeof(row->key_version));
 	row->blob_len = get_bytes(tuple, Anum_table_key_blob, desc,
 							  row->blob, sizeof(row->blob));
+	read_seal(tuple, desc, row);
 }
 
 /* Take a row of cmek.data_key apart. */
@@ -335,6 +364,67 @@ cmek_catalog_read(Oid relid)
 	return found ? binding : NULL;
 }
 
+/* Is a row still that of the newest table key of its table? */
+bool
+cmek_catalog_is_newest(const CmekTableKeyRow *row)
+{
+	CmekTableKeyRow *now = palloc(sizeof(CmekTableKeyRow));
+	Snapshot	snapshot;
+	bool		same;
+
+	require_catalogs();
+	snapshot = begin_reading();
+	same = read_newest_table_key(row->relid, snapshot, now) &&
+		memcmp(now->id, row->id, CMEK_UUID_LEN) == 0;
+	UnregisterSnapshot(snapshot);
+	pfree(now);
+	return same;
+}
+
+/* All table keys of a table, in no order, as a list of CmekTableKeyRow. */
+List *
+cmek_catalog_read_table_keys(Oid relid)
+{
+	List	   *rows = NIL;
+	Relation	rel;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	require_catalogs();
+	rel = table_open(oids.table_key, AccessShareLock);
+	scan = scan_relid(rel, oids.table_key_by_relid, relid, NULL);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		CmekTableKeyRow *row = palloc(sizeof(CmekTableKeyRow));
+
+		read_table_key(tuple, RelationGetDescr(rel), row);
+		rows = lappend(rows, row);
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return rows;
+}
+
+/* Is there a table key of this uuid, whatever table it belongs to? */
+bool
+cmek_catalog_table_key_exists(const uint8 *id)
+{
+	Relation	rel;
+	SysScanDesc scan;
+	ScanKeyData key;
+	bool		found;
+
+	require_catalogs();
+	ScanKeyInit(&key, Anum_table_key_id, BTEqualStrategyNumber, F_UUID_EQ,
+				uuid_datum(id));
+	rel = table_open(oids.table_key, AccessShareLock);
+	scan = systable_beginscan(rel, oids.table_key_by_id, true, NULL, 1, &key);
+	found = HeapTupleIsValid(systable_getnext(scan));
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return found;
+}
+
 /* Does a table have a table key? */
 bool
 cmek_catalog_bound(Oid relid)
@@ -391,13 +481,6 @@ cmek_catalog_new_dek_id(void)
 	return (uint32) nextval_internal(oids.data_key_id, false);
 }
 
-/* A uuid as a Datum that points to the bytes given. */
-static Datum
-uuid_datum(const uint8 *uuid)
-{
-	return UUIDPGetDatum((pg_uuid_t *) unconstify(uint8 *, uuid));
-}
-
 /* Bytes as a bytea Datum. */
 static Datum
 bytes_datum(const uint8 *bytes, uint32 len)
@@ -423,6 +506,19 @@ insert_row(Oid catalog, Datum *values, bool *nulls)
 	CommandCounterIncrement();
 }
 
+/* The seal of a table key, or NULLs. */
+static void
+put_seal(const CmekTableKeyRow *row, Datum *values, bool *nulls)
+{
+	nulls[Anum_table_key_sealed_by - 1] = !row->is_sealed;
+	nulls[Anum_table_key_sealed - 1] = !row->is_sealed;
+	if (!row->is_sealed)
+		return;
+	values[Anum_table_key_sealed_by - 1] = uuid_datum(row->sealed_by);
+	values[Anum_table_key_sealed - 1] = bytes_datum(row->sealed,
+													sizeof(row->sealed));
+}
+
 /* Store a table key. */
 void
 cmek_catalog_insert_table_key(const CmekTableKeyRow *row)
@@ -441,7 +537,48 @@ cmek_catalog_insert_table_key(const CmekTableKeyRow *row)
 	values[Anum_table_key_key_version - 1] = CStringGetTextDatum(row->key_version);
 	values[Anum_table_key_blob - 1] = bytes_datum(row->blob, row->blob_len);
 	values[Anum_table_key_created_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
+	put_seal(row, values, nulls);
 	insert_row(oids.table_key, values, nulls);
+}
+
+/* Store in the row of a table key what it is sealed with now. */
+void
+cmek_catalog_seal_table_key(const CmekTableKeyRow *row)
+{
+	Relation	rel;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	bool		done = false;
+
+	require_catalogs();
+	written = true;
+	rel = table_open(oids.table_key, RowExclusiveLock);
+	scan = scan_relid(rel, oids.table_key_by_relid, row->relid, NULL);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		Datum		values[Natts_table_key] = {0};
+		bool		nulls[Natts_table_key] = {false};
+		bool		replaces[Natts_table_key] = {false};
+		HeapTuple	copy;
+
+		if (DatumGetInt32(get_attr(tuple, Anum_table_key_version,
+								   RelationGetDescr(rel))) != row->version)
+			continue;
+		put_seal(row, values, nulls);
+		replaces[Anum_table_key_sealed_by - 1] = true;
+		replaces[Anum_table_key_sealed - 1] = true;
+		copy = heap_modify_tuple(tuple, RelationGetDescr(rel),
+								 values, nulls, replaces);
+		CatalogTupleUpdate(rel, &copy->t_self, copy);
+		heap_freetuple(copy);
+		done = true;
+	}
+	systable_endscan(scan);
+	table_close(rel, RowExclusiveLock);
+	if (!done)
+		elog(ERROR, "version %d of the key of table %u is gone",
+			 row->version, row->relid);
+	CommandCounterIncrement();
 }
 
 /* Store a data key. */

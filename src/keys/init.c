@@ -110,6 +110,7 @@ request_shmem(void)
 	RequestAddinShmemSpace(cmek_board_shmem_size());
 	RequestAddinShmemSpace(cmek_stat_shmem_size());
 	RequestAddinShmemSpace(cmek_progress_shmem_size());
+	RequestAddinShmemSpace(cmek_everywhere_shmem_size());
 	RequestNamedLWLockTranche("cmek", CMEK_NUM_LOCKS);
 }
 
@@ -125,6 +126,7 @@ startup_shmem(void)
 	cmek_board_shmem_init();
 	cmek_stat_shmem_init();
 	cmek_progress_shmem_init();
+	cmek_everywhere_shmem_init();
 	locks = GetNamedLWLockTranche("cmek");
 	LWLockRelease(AddinShmemInitLock);
 }
@@ -195,6 +197,7 @@ cmek_keys_init(void)
 	cmek_ring_init();
 	cmek_stat_init();
 	cmek_progress_init();
+	cmek_suspend_init();
 	if (!IsBinaryUpgrade)
 	{
 		cmek_workers_register();

@@ -35,6 +35,7 @@ typedef enum CmekLockId
 	CMEK_LOCK_BOARD,			/* board.c and state.c */
 	CMEK_LOCK_CACHE,
 	CMEK_LOCK_PROGRESS,
+	CMEK_LOCK_EVERYWHERE,		/* taken before the board's */
 	CMEK_NUM_LOCKS
 } CmekLockId;
 
@@ -82,6 +83,42 @@ typedef struct CmekReply
 } CmekReply;
 
 /* ----------
+ * suspend.c, suspended.c, everywhere.c: KMS keys out of use by order
+ * ----------
+ */
+#define CMEK_CODE_SUSPENDED "Suspended"
+#define CMEK_EVERYWHERE_FILE "cmek_suspended"
+
+typedef struct CmekSuspension
+{
+	bool		everywhere;
+	TimestampTz since;
+	char		by[NAMEDATALEN];	/* "": the file is damaged */
+} CmekSuspension;
+
+/* Is a KMS key suspended, here or everywhere?  Reads the catalog. */
+extern bool cmek_suspended(const char *server, CmekSuspension *suspension);
+/* The answer to whoever asks for it; since 0 and no provider involved */
+extern void cmek_suspension_fill_reply(const CmekSuspension *suspension,
+									   CmekReply *reply);
+extern void cmek_suspend_init(void);
+
+extern bool cmek_suspended_row_find(const char *server,
+									CmekSuspension *suspension);
+extern void cmek_suspended_row_insert(const char *server,
+									  const CmekSuspension *suspension);
+extern bool cmek_suspended_row_delete(const char *server);
+
+extern Size cmek_everywhere_shmem_size(void);
+extern void cmek_everywhere_shmem_init(void);
+extern bool cmek_everywhere_find(const char *name, CmekSuspension *suspension);
+/* Caller holds the board's lock */
+extern bool cmek_everywhere_find_locked(const char *name,
+										CmekSuspension *suspension);
+extern void cmek_everywhere_add(const char *name, const char *by);
+extern void cmek_everywhere_remove(const char *name);
+
+/* ----------
  * cache.c: table keys in shared memory.  "server" is an index of state.c.
  * ----------
  */
@@ -110,6 +147,8 @@ extern bool cmek_cache_store(const CmekKeyRequest *what, int server,
 							 TimestampTz proved_at, bool may_insert);
 extern void cmek_cache_drop(Oid database, const uint8 *uuid);
 extern void cmek_cache_drop_server(int server);
+extern void cmek_cache_end_leases(void);
+extern void cmek_cache_expire_idle(TimestampTz before);
 extern int	cmek_cache_due(TimestampTz now, int64 ttl_us, CmekDueProof *due,
 						   int max);
 extern bool cmek_cache_describe(const CmekDueProof *due, CmekKeyRequest *what);
@@ -132,7 +171,12 @@ extern Size cmek_state_shmem_size(void);
 extern void cmek_state_shmem_init(void);
 extern int	cmek_num_servers(void);
 extern int	cmek_server_enter(const CmekKeyRequest *what);
+extern int	cmek_server_reserve(Oid database, Oid server, const char *name);
 extern void cmek_server_leave(int server);
+/* Suspend a server, or resume it (NULL); its cached keys are dropped */
+extern void cmek_server_suspend(int server, const CmekSuspension *suspension);
+extern void cmek_server_suspend_named(const char *name);
+extern bool cmek_server_is_suspended(int server, CmekReply *reply);
 extern bool cmek_server_start(int server, int limit);
 extern void cmek_server_stop(int server);
 extern bool cmek_server_remembers(int server, const CmekKeyRequest *what,
@@ -191,6 +235,10 @@ typedef struct CmekTableKeyRow
 	char		key_version[CMEK_KMS_MAX_KEY_ID];
 	uint32		blob_len;
 	uint8		blob[CMEK_KMS_MAX_BLOB];
+	/* what followed it, and itself sealed under that; the newest has neither */
+	bool		is_sealed;
+	uint8		sealed_by[CMEK_UUID_LEN];
+	uint8		sealed[CMEK_SEALED_TABLE_KEY_LEN];
 } CmekTableKeyRow;
 
 typedef struct CmekDataKeyRow
@@ -215,12 +263,16 @@ typedef struct CmekBinding
 extern void cmek_catalog_init(void);
 extern CmekBinding *cmek_catalog_read(Oid relid);
 extern bool cmek_catalog_bound(Oid relid);
+extern bool cmek_catalog_is_newest(const CmekTableKeyRow *row);
 extern void cmek_catalog_server_version(const char *server, char *version);
 extern uint32 cmek_catalog_new_dek_id(void);
 extern void cmek_catalog_insert_table_key(const CmekTableKeyRow *row);
 extern void cmek_catalog_insert_data_key(const CmekDataKeyRow *row);
 extern void cmek_catalog_rewrap_data_keys(Oid relid, const CmekDataKeyRow *rows,
 										  int nrows);
+extern List *cmek_catalog_read_table_keys(Oid relid);
+extern void cmek_catalog_seal_table_key(const CmekTableKeyRow *row);
+extern bool cmek_catalog_table_key_exists(const uint8 *id);
 extern List *cmek_catalog_delete(Oid relid);
 extern void cmek_catalog_rename_server(const char *oldname,
 									   const char *newname);
@@ -239,6 +291,8 @@ extern void cmek_server_fill(CmekKeyRequest *what, Oid serverid);
  */
 extern void cmek_table_key_open(const CmekTableKeyRow *row, uint8 *key,
 								CmekLease *lease);
+extern bool cmek_table_key_try_open(const CmekTableKeyRow *row, uint8 *key,
+									CmekLease *lease);
 extern void cmek_table_key_generate(Oid relid, Oid serverid, int32 version,
 									CmekTableKeyRow *row, uint8 *key);
 extern void cmek_dek_wrap(CmekDataKeyRow *row, const uint8 *table_key_id,
@@ -246,6 +300,25 @@ extern void cmek_dek_wrap(CmekDataKeyRow *row, const uint8 *table_key_id,
 extern void cmek_dek_unwrap(const CmekDataKeyRow *row,
 							const CmekTableKeyRow *table_key_row,
 							CmekAead *table_key, uint8 *dek);
+
+/* ----------
+ * chain.c, chainjson.c: older table keys under newer ones
+ * ----------
+ */
+struct CmekChain
+{
+	Oid			relid;
+	int			nkeys;
+	CmekTableKeyRow *keys;		/* ascending versions, without gaps */
+};
+
+extern void cmek_chain_seal(CmekTableKeyRow *row, const uint8 *key,
+							const uint8 *sealed_by, CmekAead *by);
+extern void cmek_chain_open(const CmekChain *chain,
+							const CmekTableKeyRow *local,
+							uint8 *local_key, uint8 *newest_key);
+extern const CmekTableKeyRow *cmek_chain_store(const CmekChain *chain,
+											   const CmekTableKeyRow *local);
 
 /* forget.c */
 extern void cmek_table_key_forget(const uint8 *uuid, bool on_commit);

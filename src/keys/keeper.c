@@ -10,10 +10,16 @@
  * longest for its turn; it speaks for all cached keys of that version, so
  * that ten thousand tables under one key cost one call in a TTL.
  *
+ * On a standby nobody commits a suspension, its row is just replayed.  So
+ * there the keeper ends all leases once a second: whoever uses a key comes
+ * back for it, which costs no call to a KMS, and looks for the row.  Keys that
+ * nobody comes back for are dropped.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "access/xlog.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
@@ -66,6 +72,23 @@ expire_keys(TimestampTz now, TimestampTz *oldest)
 	LWLockRelease(cmek_lock(CMEK_LOCK_BOARD));
 }
 
+/*
+ * On a standby, and once more when it was promoted, let everybody look whether
+ * a suspension was replayed.
+ */
+static void
+honour_replayed(TimestampTz now)
+{
+	static bool standby = false;
+	bool		was = standby;
+
+	standby = RecoveryInProgress();
+	if (standby || was)
+		cmek_cache_end_leases();
+	if (standby)
+		cmek_cache_expire_idle(now - cmek_key_cache_ttl * USECS_PER_SEC);
+}
+
 /* Wait for the next round, or for a signal. */
 static void
 wait_a_tick(void)
@@ -104,6 +127,7 @@ cmek_keeper_main(Datum arg)
 		{
 			expire_keys(now, oldest);
 			ask_for_proofs(now);
+			honour_replayed(now);
 		}
 		wait_a_tick();
 	}

@@ -58,6 +58,25 @@ new_key(void)
 	return cmek_secret_alloc_in(CurrentMemoryContext, CMEK_KEY_LEN);
 }
 
+/* Free an expanded key with its memory context. */
+static void
+free_aead(void *aead)
+{
+	cmek_aead_free((CmekAead *) aead);
+}
+
+/* An expanded key that lives as long as the current memory context. */
+static CmekAead *
+new_aead(const uint8 *key)
+{
+	MemoryContextCallback *callback = palloc0(sizeof(MemoryContextCallback));
+
+	callback->func = free_aead;
+	callback->arg = cmek_aead_create(key);
+	MemoryContextRegisterResetCallback(CurrentMemoryContext, callback);
+	return (CmekAead *) callback->arg;
+}
+
 /* Make and store the first data key of a structure. */
 static void
 create_data_key(const CmekTableKeyRow *table_key, CmekAead *aead,
@@ -81,18 +100,10 @@ create_data_key(const CmekTableKeyRow *table_key, CmekAead *aead,
 static void
 create_data_keys(const CmekTableKeyRow *table_key, const uint8 *key)
 {
-	CmekAead   *aead = cmek_aead_create(key);
+	CmekAead   *aead = new_aead(key);
 
-	PG_TRY();
-	{
-		create_data_key(table_key, aead, CMEK_STRUCTURE_HEAP);
-		create_data_key(table_key, aead, CMEK_STRUCTURE_TOAST);
-	}
-	PG_FINALLY();
-	{
-		cmek_aead_free(aead);
-	}
-	PG_END_TRY();
+	create_data_key(table_key, aead, CMEK_STRUCTURE_HEAP);
+	create_data_key(table_key, aead, CMEK_STRUCTURE_TOAST);
 }
 
 /* The body of cmek_keys_create. */
@@ -121,6 +132,34 @@ rewrap_data_keys(CmekBinding *binding, CmekAead *old_key,
 	}
 }
 
+/*
+ * Wrap all data keys of a binding by another table key, under which the old
+ * one is sealed as well.
+ */
+static void
+rewrap_under(CmekBinding *binding, const uint8 *old_key,
+			 const CmekTableKeyRow *row, const uint8 *key)
+{
+	CmekAead   *aead = new_aead(key);
+
+	rewrap_data_keys(binding, new_aead(old_key), row, aead);
+	cmek_chain_seal(&binding->table_key, old_key, row->id, aead);
+}
+
+/*
+ * Make a table key the newest of its table.  The one before it leaves the
+ * cache as soon as this is committed: from then on nobody has a use for it.
+ */
+static void
+store_rewrapped(const CmekBinding *binding, const CmekTableKeyRow *row)
+{
+	cmek_catalog_insert_table_key(row);
+	cmek_catalog_seal_table_key(&binding->table_key);
+	cmek_catalog_rewrap_data_keys(binding->table_key.relid, binding->deks,
+								  binding->ndeks);
+	cmek_table_key_forget(binding->table_key.id, true);
+}
+
 /* The body of cmek_keys_rewrap, up to the dependency. */
 static void
 rewrap_keys(CmekBinding *binding, Oid serverid)
@@ -128,35 +167,35 @@ rewrap_keys(CmekBinding *binding, Oid serverid)
 	CmekTableKeyRow *row = palloc(sizeof(CmekTableKeyRow));
 	uint8	   *old_key = new_key();
 	uint8	   *key = new_key();
-	CmekAead   *volatile old_aead = NULL;
-	CmekAead   *volatile aead = NULL;
 	CmekLease	lease;
 
 	cmek_table_key_open(&binding->table_key, old_key, &lease);
 	cmek_table_key_generate(binding->table_key.relid, serverid,
 							binding->table_key.version + 1, row, key);
-	PG_TRY();
-	{
-		old_aead = cmek_aead_create(old_key);
-		aead = cmek_aead_create(key);
-		rewrap_data_keys(binding, old_aead, row, aead);
-	}
-	PG_FINALLY();
-	{
-		if (old_aead != NULL)
-			cmek_aead_free(old_aead);
-		if (aead != NULL)
-			cmek_aead_free(aead);
-	}
-	PG_END_TRY();
-	cmek_catalog_insert_table_key(row);
-	cmek_catalog_rewrap_data_keys(binding->table_key.relid, binding->deks,
-								  binding->ndeks);
+	rewrap_under(binding, old_key, row, key);
+	store_rewrapped(binding, row);
 }
 
-/* Which of the two is to be done, in a memory context of its own? */
+/* The body of cmek_keys_import, up to the dependency. */
 static void
-run_in_context(Oid relid, Oid serverid, CmekBinding *binding)
+import_keys(CmekBinding *binding, const CmekChain *chain)
+{
+	uint8	   *old_key = new_key();
+	uint8	   *key = new_key();
+	const CmekTableKeyRow *row;
+
+	cmek_chain_open(chain, &binding->table_key, old_key, key);
+	row = cmek_chain_store(chain, &binding->table_key);
+	rewrap_under(binding, old_key, row, key);
+	cmek_catalog_rewrap_data_keys(binding->table_key.relid, binding->deks,
+								  binding->ndeks);
+	cmek_table_key_forget(binding->table_key.id, true);
+}
+
+/* Which of them is to be done, in a memory context of its own? */
+static void
+run_in_context(Oid relid, Oid serverid, CmekBinding *binding,
+			   const CmekChain *chain)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "cmek keys",
@@ -168,6 +207,8 @@ run_in_context(Oid relid, Oid serverid, CmekBinding *binding)
 	{
 		if (binding == NULL)
 			create_keys(relid, serverid);
+		else if (chain != NULL)
+			import_keys(binding, chain);
 		else
 			rewrap_keys(binding, serverid);
 	}
@@ -203,8 +244,37 @@ cmek_keys_create(Oid relid, Oid serverid)
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("table \"%s\" has a key already",
 							get_rel_name(relid))));
-		run_in_context(relid, serverid, NULL);
+		run_in_context(relid, serverid, NULL, NULL);
 	}
+	record_dependency(relid, serverid);
+	announce(relid);
+}
+
+/* The keys that a table has now. */
+static CmekBinding *
+read_binding(Oid relid)
+{
+	CmekBinding *binding;
+
+	cmek_require_preload();
+	binding = cmek_catalog_read(relid);
+	if (binding == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("table \"%s\" has no key", get_rel_name(relid))));
+	return binding;
+}
+
+/* Wrap the data keys anew, and let the table depend on another server. */
+static void
+move_keys(CmekBinding *binding, Oid serverid, const CmekChain *chain)
+{
+	Oid			relid = binding->table_key.relid;
+
+	run_in_context(relid, serverid, binding, chain);
+	delete_dependency(relid, binding->table_key.server);
+	/* both may be the same */
+	CommandCounterIncrement();
 	record_dependency(relid, serverid);
 	announce(relid);
 }
@@ -213,20 +283,25 @@ cmek_keys_create(Oid relid, Oid serverid)
 void
 cmek_keys_rewrap(Oid relid, Oid serverid)
 {
-	CmekBinding *binding;
+	if (!IsBinaryUpgrade)
+		move_keys(read_binding(relid), serverid, NULL);
+}
 
-	if (IsBinaryUpgrade)
-		return;
-	cmek_require_preload();
-	binding = cmek_catalog_read(relid);
-	if (binding == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("table \"%s\" has no key", get_rel_name(relid))));
-	run_in_context(relid, serverid, binding);
-	delete_dependency(relid, binding->table_key.server);
-	record_dependency(relid, serverid);
-	announce(relid);
+/* See keys.h. */
+void
+cmek_keys_rotate(Oid relid)
+{
+	CmekBinding *binding = read_binding(relid);
+
+	move_keys(binding,
+			  get_foreign_server_oid(binding->table_key.server, false), NULL);
+}
+
+/* See keys.h. */
+void
+cmek_keys_import(const CmekChain *chain, Oid serverid)
+{
+	move_keys(read_binding(cmek_chain_relid(chain)), serverid, chain);
 }
 
 /* See keys.h. */

@@ -18,6 +18,7 @@
 
 #include "access/transam.h"
 #include "port/atomics.h"
+#include "utils/jsonb.h"
 #include "utils/rel.h"
 
 #include "crypto/crypto.h"
@@ -112,10 +113,32 @@ extern bool cmek_table_is_bound(Oid relid);
 extern void cmek_keys_create(Oid relid, Oid serverid);
 /* Wrap the table's DEKs by a new table key under another server */
 extern void cmek_keys_rewrap(Oid relid, Oid serverid);
+/* Wrap the table's DEKs by a new table key under the server it has */
+extern void cmek_keys_rotate(Oid relid);
 /* The table goes: so do its key rows */
 extern void cmek_keys_delete(Oid relid);
+/* A server goes: nobody can resume it any more */
+extern void cmek_keys_server_dropped(Oid serverid, const char *name);
+/* Is a KMS key suspended, in this database or everywhere? */
+extern bool cmek_key_is_suspended(const char *server);
 /* A server was renamed: the key rows name it, too */
 extern void cmek_keys_rename_server(const char *oldname, const char *newname);
+
+/* ----------
+ * Exported chains of table keys (called by ddl/, as above)
+ * ----------
+ */
+typedef struct CmekChain CmekChain;
+
+/* The chains of an export; ERROR data_corrupted when it is malformed */
+extern List *cmek_chains_parse(Jsonb *document);
+/* The table, which may not exist, and the KMS key of its newest table key */
+extern Oid	cmek_chain_relid(const CmekChain *chain);
+extern const char *cmek_chain_server(const CmekChain *chain);
+/* Has it newer keys than the table?  ERROR when it is not of this table. */
+extern bool cmek_chain_is_news(const CmekChain *chain);
+/* Give a table the newer keys of its chain; serverid is that of the newest */
+extern void cmek_keys_import(const CmekChain *chain, Oid serverid);
 
 /* ----------
  * Counters of cmek.stat, kept per backend and added to the shared ones at

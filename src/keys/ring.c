@@ -409,7 +409,9 @@ read_ring(RingEntry *entry)
 		binding = cmek_catalog_read(entry->relid);
 		if (binding == NULL)
 			report_unbound(entry->relid);
-		cmek_table_key_open(&binding->table_key, table_key, &lease);
+		/* a table that was switched meanwhile is read again */
+		if (!cmek_table_key_try_open(&binding->table_key, table_key, &lease))
+			continue;
 		fill_ring(ring, binding, table_key, &lease);
 	} while (entry->invalidations != before &&
 			 ++attempts < RING_READ_ATTEMPTS);

@@ -69,6 +69,9 @@ typedef struct ServerEntry
 	TimestampTz since;
 	TimestampTz last_ok;
 
+	bool		suspended;		/* in its database */
+	CmekSuspension suspension;
+
 	TimestampTz denied_at;		/* start of the last unwrap that was denied */
 	ServerFailure failure;
 
@@ -111,6 +114,15 @@ cmek_state_shmem_init(void)
 	servers = cmek_shmem_secret("cmek servers", table_size(), &found);
 }
 
+/* Is it better to forget the one than the other? */
+static bool
+better_to_forget(const ServerEntry *a, const ServerEntry *b)
+{
+	if (a->suspended != b->suspended)
+		return b->suspended;
+	return a->used_at < b->used_at;
+}
+
 /* Make room for a new entry: an unused one, or the one used longest ago. */
 static int
 recycle_entry(void)
@@ -122,38 +134,88 @@ recycle_entry(void)
 		if (!servers[i].used)
 			return i;
 		if (servers[i].requests == 0 &&
-			(best < 0 || servers[i].used_at < servers[best].used_at))
+			(best < 0 || better_to_forget(&servers[i], &servers[best])))
 			best = i;
 	}
-	/* the board has fewer slots than we have entries, so there is one */
-	Assert(best >= 0);
+	/* requests and suspensions hold entries for a moment; so many never do */
+	if (best < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("too many KMS keys are in use at once"),
+				 errhint("Increase cmek.key_cache_size.")));
 	cmek_cache_drop_server(best);
 	cmek_cleanse(&servers[best], sizeof(ServerEntry));
 	return best;
 }
 
-/* The entry of a request's server, made when new, held until "leave". */
+/* The entry of a server, made when new, held until "leave". */
 int
-cmek_server_enter(const CmekKeyRequest *what)
+cmek_server_reserve(Oid database, Oid server, const char *name)
 {
 	int			i = 0;
 
 	while (i < cmek_num_servers() &&
-		   (!servers[i].used || servers[i].database != what->database ||
-			servers[i].server != what->server))
+		   (!servers[i].used || servers[i].database != database ||
+			servers[i].server != server))
 		i++;
 	if (i == cmek_num_servers())
 	{
 		i = recycle_entry();
 		memset(&servers[i], 0, sizeof(ServerEntry));
 		servers[i].used = true;
-		servers[i].database = what->database;
-		servers[i].server = what->server;
+		servers[i].database = database;
+		servers[i].server = server;
 	}
-	strlcpy(servers[i].name, what->server_name, NAMEDATALEN);
+	strlcpy(servers[i].name, name, NAMEDATALEN);
 	servers[i].used_at = GetCurrentTimestamp();
 	servers[i].requests++;
 	return i;
+}
+
+/* The same for the server of a request. */
+int
+cmek_server_enter(const CmekKeyRequest *what)
+{
+	return cmek_server_reserve(what->database, what->server,
+							   what->server_name);
+}
+
+/* See internal.h. */
+void
+cmek_server_suspend(int server, const CmekSuspension *suspension)
+{
+	servers[server].suspended = suspension != NULL;
+	if (suspension == NULL)
+		return;
+	servers[server].suspension = *suspension;
+	cmek_cache_drop_server(server);
+}
+
+/*
+ * A name was suspended everywhere: drop the keys of its servers.  The names
+ * here may be older than the catalogs', so let everybody look again.
+ */
+void
+cmek_server_suspend_named(const char *name)
+{
+	for (int i = 0; i < cmek_num_servers(); i++)
+		if (servers[i].used && strcmp(servers[i].name, name) == 0)
+			cmek_cache_drop_server(i);
+	cmek_cache_end_leases();
+}
+
+/* Is a KMS key out of use by order?  Then fill in the reply, if any. */
+bool
+cmek_server_is_suspended(int server, CmekReply *reply)
+{
+	CmekSuspension suspension = servers[server].suspension;
+
+	if (!cmek_everywhere_find_locked(servers[server].name, &suspension) &&
+		!servers[server].suspended)
+		return false;
+	if (reply != NULL)
+		cmek_suspension_fill_reply(&suspension, reply);
+	return true;
 }
 
 /* A request has left the board. */

@@ -46,6 +46,21 @@ table_name(Oid relid)
 	return name != NULL ? name : psprintf("%u", relid);
 }
 
+/* Fail because somebody suspended the key. */
+static void
+report_suspended(Oid relid, const char *server, const CmekReply *reply)
+{
+	ereport(ERROR,
+			(errcode(CMEK_ERRCODE_KEY_UNAVAILABLE),
+			 errmsg("KMS key \"%s\" of table \"%s\" is not accessible",
+					server, table_name(relid)),
+			 reply->since == 0 ?
+			 errdetail("%s: it is %s.", reply->code, reply->message) :
+			 errdetail("%s: it was %s. Inaccessible since %s.", reply->code,
+					   reply->message, timestamptz_to_str(reply->since)),
+			 errhint("SELECT cmek.resume_key(...) brings it back; nothing needs a restart.")));
+}
+
 /* Fail because a KMS did not open or make a table key. */
 static void
 report_unavailable(Oid relid, const CmekKeyRequest *what,
@@ -62,6 +77,8 @@ report_unavailable(Oid relid, const CmekKeyRequest *what,
 				 errdetail("Provider %s of KMS key \"%s\" answered %s: %s.",
 						   what->config.provider, what->server_name,
 						   reply->code, reply->message)));
+	if (strcmp(reply->code, CMEK_CODE_SUSPENDED) == 0)
+		report_suspended(relid, what->server_name, reply);
 	ereport(ERROR,
 			(errcode(CMEK_ERRCODE_KEY_UNAVAILABLE),
 			 errmsg("KMS key \"%s\" of table \"%s\" is not accessible",
@@ -86,45 +103,76 @@ new_request(CmekOperation op, Oid serverid, const uint8 *uuid)
 	return what;
 }
 
+/* Is the KMS key of a request suspended?  Then say so in the reply. */
+static bool
+is_suspended(const CmekKeyRequest *what, CmekReply *reply)
+{
+	CmekSuspension suspension;
+
+	if (!cmek_suspended(what->server_name, &suspension))
+		return false;
+	cmek_suspension_fill_reply(&suspension, reply);
+	return true;
+}
+
 /*
- * Copy the opened key of a request out of the cache, after asking a KMS worker
- * for it when it is not there.  False when the wait is over and the key never
- * was in the cache when we looked.
+ * Ask a KMS worker for the key of a request, and copy it out of the cache.
+ * Others may push it out of there before we look, so do it in a loop.  The
+ * reply is OK with false when the wait is over and the key never was there.
  */
 static bool
-fetch_key(Oid relid, const CmekKeyRequest *what, uint8 *key,
-		  CmekLease *lease)
+ask_for_key(const CmekKeyRequest *what, uint8 *key, CmekLease *lease,
+			CmekReply *reply)
 {
 	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 													   cmek_kms_timeout);
-	CmekReply  *reply;
 
-	if (cmek_cache_fetch(what, key, lease))
-	{
-		cmek_stat_add(CMEK_STAT_HITS, 1);
-		return true;
-	}
-	cmek_stat_add(CMEK_STAT_MISSES, 1);
-	reply = palloc(sizeof(CmekReply));
 	do
 	{
 		cmek_request_run(what, reply);
 		if (reply->klass != CMEK_KMS_OK)
-			report_unavailable(relid, what, reply);
+			return false;
 		if (cmek_cache_fetch(what, key, lease))
-		{
-			pfree(reply);
 			return true;
-		}
 		CHECK_FOR_INTERRUPTS();
 	} while (GetCurrentTimestamp() < deadline);
 	return false;
 }
 
-/* Fail because others pushed the key out of the cache again and again. */
-static void
-report_cache_too_small(Oid relid)
+/*
+ * Copy the opened key of a request out of the cache, after asking for it when
+ * it is not there.  False with the reason in the reply.
+ *
+ * A suspension drops the cached key after its row can be seen; so looking for
+ * the row with the key and its lease in hand leaves no gap.  The look before
+ * spares the KMS a call.
+ */
+static bool
+fetch_key(const CmekKeyRequest *what, uint8 *key, CmekLease *lease,
+		  CmekReply *reply)
 {
+	if (cmek_cache_fetch(what, key, lease))
+		cmek_stat_add(CMEK_STAT_HITS, 1);
+	else
+	{
+		cmek_stat_add(CMEK_STAT_MISSES, 1);
+		if (is_suspended(what, reply) ||
+			!ask_for_key(what, key, lease, reply))
+			return false;
+	}
+	if (!is_suspended(what, reply))
+		return true;
+	cmek_cleanse(key, CMEK_KEY_LEN);
+	cmek_cache_drop(what->database, what->uuid);
+	return false;
+}
+
+/* Fail because of the reply, or because others pushed the key out of the cache again and again. */
+static void
+report_unopened(Oid relid, const CmekKeyRequest *what, const CmekReply *reply)
+{
+	if (reply->klass != CMEK_KMS_OK)
+		report_unavailable(relid, what, reply);
 	ereport(ERROR,
 			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 			 errmsg("could not keep the key of table \"%s\" in the cache of table keys",
@@ -132,22 +180,60 @@ report_cache_too_small(Oid relid)
 			 errhint("Increase cmek.key_cache_size.")));
 }
 
-/*
- * Open the table key of a row.  KM001 when its KMS key is away.  Allocates in
- * the current memory context, which should be short-lived: credentials are
- * among it.
- */
-void
-cmek_table_key_open(const CmekTableKeyRow *row, uint8 *key, CmekLease *lease)
+/* A request to open the table key of a row. */
+static CmekKeyRequest *
+new_unwrap(Oid serverid, const CmekTableKeyRow *row)
 {
-	Oid			serverid = get_foreign_server_oid(row->server, false);
 	CmekKeyRequest *what = new_request(CMEK_OP_UNWRAP, serverid, row->id);
 
 	strlcpy(what->version, row->key_version, sizeof(what->version));
 	what->blob_len = row->blob_len;
 	memcpy(what->blob, row->blob, row->blob_len);
-	if (!fetch_key(row->relid, what, key, lease))
-		report_cache_too_small(row->relid);
+	return what;
+}
+
+/*
+ * Open the table key of a row.  KM001 when its KMS key is away; false when it
+ * is away but the table has got another one meanwhile.  Allocates in the
+ * current memory context, which should be short-lived: credentials are among
+ * it.
+ */
+bool
+cmek_table_key_try_open(const CmekTableKeyRow *row, uint8 *key,
+						CmekLease *lease)
+{
+	Oid			serverid = get_foreign_server_oid(row->server, true);
+	CmekReply  *reply = palloc(sizeof(CmekReply));
+	CmekKeyRequest *what;
+
+	/* it may have been dropped after the switch that we have not seen */
+	if (!OidIsValid(serverid))
+	{
+		if (!cmek_catalog_is_newest(row))
+			return false;
+		serverid = get_foreign_server_oid(row->server, false);
+	}
+	what = new_unwrap(serverid, row);
+	if (fetch_key(what, key, lease, reply))
+		return true;
+	if (cmek_catalog_is_newest(row))
+		report_unopened(row->relid, what, reply);
+	return false;
+}
+
+/*
+ * The same for a row that cannot change, because the caller has locked the
+ * table, or that is not stored yet.
+ */
+void
+cmek_table_key_open(const CmekTableKeyRow *row, uint8 *key, CmekLease *lease)
+{
+	Oid			serverid = get_foreign_server_oid(row->server, false);
+	CmekKeyRequest *what = new_unwrap(serverid, row);
+	CmekReply  *reply = palloc(sizeof(CmekReply));
+
+	if (!fetch_key(what, key, lease, reply))
+		report_unopened(row->relid, what, reply);
 }
 
 /*
@@ -169,7 +255,8 @@ cmek_table_key_generate(Oid relid, Oid serverid, int32 version,
 	cmek_catalog_server_version(what->server_name, what->version);
 	/* an aborted transaction leaves a key in the cache that nobody will use */
 	cmek_table_key_forget(row->id, false);
-	cmek_request_run(what, reply);
+	if (!is_suspended(what, reply))
+		cmek_request_run(what, reply);
 	if (reply->klass != CMEK_KMS_OK)
 		report_unavailable(relid, what, reply);
 
