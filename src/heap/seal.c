@@ -27,7 +27,7 @@ row_body(HeapTupleHeader sealed)
 }
 
 /* The DEK that a row names */
-static inline uint32
+uint32
 row_dek_id(HeapTupleHeader sealed)
 {
 	uint32		id;
@@ -71,6 +71,42 @@ row_aad(CmekRowAad *aad, const CmekDek *dek)
 	memcpy(aad->structure, dek->structure, CMEK_UUID_LEN);
 }
 
+/* Seal what a row hides, len bytes of it, into a body */
+static void
+row_encrypt(const CmekDek *dek, uint8 *body, const char *hidden, Size len)
+{
+	CmekRowAad	aad;
+
+	row_aad(&aad, dek);
+	memcpy(body, &dek->id, sizeof(dek->id));
+	cmek_aead_seal(dek->aead, body + sizeof(dek->id), hidden, len,
+				   &aad, sizeof(aad));
+	cmek_counters.seals++;
+}
+
+/* Open what a row hides; false when it does not authenticate */
+static bool
+row_decrypt(const CmekDek *dek, HeapTuple sealed, char *hidden)
+{
+	CmekRowAad	aad;
+
+	row_aad(&aad, dek);
+	if (unlikely(!cmek_aead_open(dek->aead, hidden,
+								 row_body(sealed->t_data) + sizeof(uint32),
+								 sealed->t_len - CMEK_ROW_OVERHEAD - CMEK_ROW_CLEAR,
+								 &aad, sizeof(aad))))
+		return false;
+	cmek_counters.unseals++;
+	return true;
+}
+
+/* Is the tuple too short to be a sealed row? */
+static inline bool
+row_is_cut(HeapTuple sealed)
+{
+	return unlikely(sealed->t_len < CMEK_ROW_OVERHEAD + ROW_MIN_LEN);
+}
+
 /*
  * Seal a logical tuple into row_sealed_len(logical) bytes at "sealed".  MVCC
  * fields are left for heap to fill in.
@@ -78,21 +114,15 @@ row_aad(CmekRowAad *aad, const CmekDek *dek)
 void
 row_seal_into(CmekKeyRing *ring, HeapTupleHeader sealed, HeapTuple logical)
 {
-	const CmekDek *dek = ring->heap;
+	const CmekDek *dek = cmek_keyring_take_seal(ring, CMEK_STRUCTURE_HEAP);
 	uint8	   *body = row_body(sealed);
-	CmekRowAad	aad;
 
 	memset(sealed, 0, CMEK_ROW_HOFF);
 	ItemPointerSetInvalid(&sealed->t_ctid);
 	sealed->t_hoff = CMEK_ROW_HOFF;
 
-	row_aad(&aad, dek);
-	memcpy(body, &dek->id, sizeof(dek->id));
-	cmek_aead_seal(dek->aead, body + sizeof(dek->id),
-				   (char *) logical->t_data + CMEK_ROW_CLEAR,
-				   logical->t_len - CMEK_ROW_CLEAR,
-				   &aad, sizeof(aad));
-	cmek_counters.seals++;
+	row_encrypt(dek, body, (char *) logical->t_data + CMEK_ROW_CLEAR,
+				logical->t_len - CMEK_ROW_CLEAR);
 }
 
 /* A sealed copy of a logical tuple, in one palloc'd chunk */
@@ -115,7 +145,7 @@ row_seal(Relation rel, HeapTuple logical)
 Size
 row_plain_len(CmekKeyRing *ring, HeapTuple sealed)
 {
-	if (unlikely(sealed->t_len < CMEK_ROW_OVERHEAD + ROW_MIN_LEN))
+	if (row_is_cut(sealed))
 		row_damaged(ring, sealed);
 	return sealed->t_len - CMEK_ROW_OVERHEAD;
 }
@@ -142,37 +172,87 @@ row_try_open_into(CmekKeyRing *ring, HeapTuple sealed, char *plain)
 {
 	HeapTupleHeader header = sealed->t_data;
 	const CmekDek *dek;
-	CmekRowAad	aad;
 
-	if (unlikely(sealed->t_len < CMEK_ROW_OVERHEAD + ROW_MIN_LEN))
+	if (row_is_cut(sealed))
 		return false;
 	dek = row_dek(ring, row_dek_id(header));
-	if (unlikely(dek == NULL))
-		return false;
-
-	row_aad(&aad, dek);
-	if (unlikely(!cmek_aead_open(dek->aead, plain + CMEK_ROW_CLEAR,
-								 row_body(header) + sizeof(uint32),
-								 sealed->t_len - CMEK_ROW_OVERHEAD - CMEK_ROW_CLEAR,
-								 &aad, sizeof(aad))))
+	if (unlikely(dek == NULL) ||
+		unlikely(!row_decrypt(dek, sealed, plain + CMEK_ROW_CLEAR)))
 		return false;
 	memcpy(plain, header, CMEK_ROW_CLEAR);
 	row_merge_infomask((HeapTupleHeader) plain, header);
-	cmek_counters.unseals++;
 	return true;
+}
+
+/*
+ * A copy of a tuple in a pinned buffer that nobody was writing to meanwhile:
+ * cmek.reseal() changes rows in place, under the lock of their buffer.
+ */
+HeapTuple
+row_copy_locked(HeapTuple tuple, Buffer buf)
+{
+	HeapTuple	copy;
+
+	LockBuffer(buf, BUFFER_LOCK_SHARE);
+	copy = heap_copytuple(tuple);
+	LockBuffer(buf, BUFFER_LOCK_UNLOCK);
+	return copy;
+}
+
+/*
+ * Open a row that lies in a pinned buffer, unlocked.  It may be torn by a
+ * reseal, or name a data key that was retired since; then it opens at the
+ * second attempt, from a copy made under the buffer's lock.  At the third, for
+ * the copy may have grown old while a KMS was asked.
+ */
+bool
+row_try_open_from_buffer(CmekKeyRing *ring, HeapTuple sealed, Buffer buf,
+						 char *plain)
+{
+	bool		good = row_try_open_into(ring, sealed, plain);
+
+	for (int i = 0; i < 2 && unlikely(!good) && BufferIsValid(buf); i++)
+	{
+		HeapTuple	copy = row_copy_locked(sealed, buf);
+
+		good = row_try_open_into(ring, copy, plain);
+		heap_freetuple(copy);
+	}
+	return good;
 }
 
 /* The same; ERROR when it does not authenticate */
 void
-row_open_into(CmekKeyRing *ring, HeapTuple sealed, char *plain)
+row_open_from_buffer(CmekKeyRing *ring, HeapTuple sealed, Buffer buf,
+					 char *plain)
 {
-	if (unlikely(!row_try_open_into(ring, sealed, plain)))
+	if (unlikely(!row_try_open_from_buffer(ring, sealed, buf, plain)))
 		row_damaged(ring, sealed);
 }
 
-/* A logical copy of a sealed tuple, in one palloc'd chunk */
-HeapTuple
-row_open(Relation rel, HeapTuple sealed)
+/*
+ * Seal a row anew, in its place, with the data key "to", of which the caller
+ * has taken a seal.  Same length, same content, and the header untouched.
+ * False when it does not open.  "hidden" has room for any row.  Works on a
+ * locked page: touches nothing else.
+ */
+bool
+row_reseal(const CmekDek *from, const CmekDek *to, HeapTuple sealed,
+		   char *hidden)
+{
+	if (row_is_cut(sealed) || !row_decrypt(from, sealed, hidden))
+		return false;
+	row_encrypt(to, row_body(sealed->t_data), hidden,
+				sealed->t_len - CMEK_ROW_OVERHEAD - CMEK_ROW_CLEAR);
+	return true;
+}
+
+/*
+ * A logical copy of a sealed tuple, in one palloc'd chunk; NULL when it does
+ * not authenticate.  The tuple is a copy itself, or nobody can reseal it.
+ */
+static HeapTuple
+row_try_open(Relation rel, HeapTuple sealed)
 {
 	CmekKeyRing *ring = cmek_keyring_acquire(rel);
 	Size		len = row_plain_len(ring, sealed);
@@ -182,7 +262,22 @@ row_open(Relation rel, HeapTuple sealed)
 	plain->t_self = sealed->t_self;
 	plain->t_tableOid = sealed->t_tableOid;
 	plain->t_data = (HeapTupleHeader) ((char *) plain + HEAPTUPLESIZE);
-	row_open_into(ring, sealed, (char *) plain->t_data);
+	if (unlikely(!row_try_open_into(ring, sealed, (char *) plain->t_data)))
+	{
+		heap_freetuple(plain);
+		return NULL;
+	}
+	return plain;
+}
+
+/* The same; ERROR when it does not authenticate */
+HeapTuple
+row_open(Relation rel, HeapTuple sealed)
+{
+	HeapTuple	plain = row_try_open(rel, sealed);
+
+	if (unlikely(plain == NULL))
+		row_damaged(cmek_keyring_acquire(rel), sealed);
 	return plain;
 }
 
@@ -228,7 +323,16 @@ row_fetch(Relation rel, ItemPointer tid)
 
 	if (sealed == NULL)
 		return NULL;
-	plain = row_open(rel, sealed);
+	plain = row_try_open(rel, sealed);
+	if (unlikely(plain == NULL))
+	{
+		/* its data key may have been retired since: look at the page again */
+		heap_freetuple(sealed);
+		sealed = row_fetch_sealed(rel, tid);
+		if (sealed == NULL)
+			return NULL;
+		plain = row_open(rel, sealed);
+	}
 	heap_freetuple(sealed);
 	return plain;
 }

@@ -101,7 +101,9 @@ verify_value(Verify *verify, struct varatt_external *pointer)
 	{
 		CHECK_FOR_INTERRUPTS();
 		good = seq < expected &&
-			verify_chunk(verify, chunk, pointer->va_valueid, seq, total);
+			(verify_chunk(verify, chunk, pointer->va_valueid, seq, total) ||
+			 verify_chunk(verify, chunk_copy_locked(scan, chunk),
+						  pointer->va_valueid, seq, total));
 		seq++;
 	}
 	systable_endscan_ordered(scan);
@@ -134,12 +136,12 @@ verify_values(Verify *verify, HeapTuple plain)
 
 /* One live row */
 static void
-verify_row(Verify *verify, HeapTuple sealed)
+verify_row(Verify *verify, HeapTuple sealed, Buffer buf)
 {
 	CmekKeyRing *ring = cmek_keyring_acquire(verify->rel);
 	HeapTupleData plain;
 
-	if (!row_try_open_into(ring, sealed, verify->plain))
+	if (!row_try_open_from_buffer(ring, sealed, buf, verify->plain))
 	{
 		verify_report(verify, &sealed->t_self, "row is damaged or forged");
 		return;
@@ -173,7 +175,8 @@ verify_scan(Verify *verify)
 		MemoryContext old = MemoryContextSwitchTo(percontext);
 
 		CHECK_FOR_INTERRUPTS();
-		verify_row(verify, ExecFetchSlotHeapTuple(slot, false, NULL));
+		verify_row(verify, ExecFetchSlotHeapTuple(slot, false, NULL),
+				   ((BufferHeapTupleTableSlot *) slot)->buffer);
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(percontext);
 		if (block != ItemPointerGetBlockNumber(&slot->tts_tid))
