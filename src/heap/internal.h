@@ -150,7 +150,7 @@ typedef struct ResealPass
 	uint64		blocks_done;
 	/* what it met */
 	uint64		resealed;
-	uint64		dead;			/* chunks of incomplete values */
+	uint64		dead;			/* did not open, and nobody needs them soon */
 	uint64		damaged;
 } ResealPass;
 

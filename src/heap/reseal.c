@@ -265,44 +265,81 @@ page_count_old(ResealTarget *target, Page page, BlockNumber block)
 }
 
 /*
- * Seal a tuple on the copy of a locked page anew.  False when it does not
- * open.
+ * Seal a tuple on the copy of a locked page anew; without "from", overwrite
+ * it.  False when it does not open.
  */
 static bool
 tuple_reseal(ResealTarget *target, HeapTuple tuple, const CmekDek *from,
-			 const CmekDek *to, char *room)
+			 CmekDek *to, char *room)
 {
 	struct varlena *chunk;
 	Oid			valueid;
 	int32		seq;
 	int			i;
+	bool		done;
 
 	if (target->kind != CMEK_STRUCTURE_TOAST)
-		return row_reseal(from, to, tuple, room);
-	chunk_columns(target->rel, tuple, &valueid, &seq, &chunk);
-	i = value_find(target, valueid);
-	return i >= 0 && chunk_reseal(from, to, chunk, valueid, seq,
-								  target->totals[i]);
+		done = row_reseal(from, to, tuple, room);
+	else
+	{
+		chunk_columns(target->rel, tuple, &valueid, &seq, &chunk);
+		i = value_find(target, valueid);
+		done = i >= 0 && chunk_reseal(from, to, chunk, valueid, seq,
+									  target->totals[i]);
+	}
+	if (done)
+	{
+		to->seals_left--;
+		target->pass->resealed++;
+	}
+	return done;
 }
 
 /*
- * Seal the old tuples of a page anew, with seals that were reserved.  Lists
- * those that did not open.  Caller holds the buffer's exclusive lock.
+ * A tuple that did not open.  Dead to everybody, it is nearly always a chunk
+ * of a value that was pruned in part, or never stored whole: nobody will read
+ * it, so it is overwritten and does not hold its data key back.  Otherwise
+ * count it.  "tuple" is on the copy of the page that is locked in "buf".
  */
-static int
+static void
+tuple_give_up(ResealTarget *target, HeapTuple tuple, Buffer buf, CmekDek *to,
+			  char *room)
+{
+	TransactionId horizon = GetOldestNonRemovableTransactionId(target->rel);
+	HeapTupleData real;
+	HTSV_Result status;
+
+	if (!page_tuple(target->rel, BufferGetPage(buf), BufferGetBlockNumber(buf),
+					ItemPointerGetOffsetNumber(&tuple->t_self), &real))
+		return;
+	status = HeapTupleSatisfiesVacuum(&real, horizon, buf);
+	if (status == HEAPTUPLE_DEAD &&
+		tuple_reseal(target, tuple, NULL, to, room))
+		return;
+	if (status == HEAPTUPLE_DEAD || status == HEAPTUPLE_RECENTLY_DEAD)
+		target->pass->dead++;
+	else
+		target->pass->damaged++;
+}
+
+/*
+ * Seal the old tuples of a page anew, with seals that were reserved.  Caller
+ * holds the buffer's exclusive lock.
+ */
+static void
 page_reseal(ResealTarget *target, const CmekKeyRing *ring, CmekDek *to,
-			Buffer buf, OffsetNumber *failed)
+			Buffer buf)
 {
 	BlockNumber block = BufferGetBlockNumber(buf);
 	GenericXLogState *xlog = GenericXLogStart(target->rel);
 	Page		page = GenericXLogRegisterBuffer(xlog, buf, GENERIC_XLOG_FULL_IMAGE);
 	OffsetNumber last = PageGetMaxOffsetNumber(page);
+	uint64		before = target->pass->resealed;
 	char	   *room = palloc(BLCKSZ);
 	HeapTupleData tuple;
-	int			nfailed = 0;
-	int			done = 0;
 
-	for (OffsetNumber off = FirstOffsetNumber; off <= last; off++)
+	for (OffsetNumber off = FirstOffsetNumber;
+		 off <= last && to->seals_left > 0; off++)
 	{
 		const CmekDek *from;
 		uint32		id;
@@ -311,46 +348,15 @@ page_reseal(ResealTarget *target, const CmekKeyRing *ring, CmekDek *to,
 			(id = tuple_old_dek(target, &tuple)) == 0)
 			continue;
 		from = cmek_keyring_peek(ring, target->kind, id);
-		if (from != NULL && to->seals_left > 0 &&
-			tuple_reseal(target, &tuple, from, to, room))
-		{
-			to->seals_left--;
-			done++;
-		}
-		else
-			failed[nfailed++] = off;
+		if (from == NULL || !tuple_reseal(target, &tuple, from, to, room))
+			tuple_give_up(target, &tuple, buf, to, room);
 	}
 	cmek_cleanse(room, BLCKSZ);
 	pfree(room);
-	if (done > 0)
+	if (target->pass->resealed > before)
 		GenericXLogFinish(xlog);
 	else
 		GenericXLogAbort(xlog);
-	target->pass->resealed += done;
-	return nfailed;
-}
-
-/*
- * Of tuples that did not open: the dead chunks are what an abort or a vacuum
- * has left of a value, the others are damaged.  The buffer is still locked.
- */
-static void
-page_explain_failed(ResealTarget *target, Buffer buf, OffsetNumber *failed,
-					int nfailed)
-{
-	TransactionId horizon = GetOldestNonRemovableTransactionId(target->rel);
-	HeapTupleData tuple;
-
-	for (int i = 0; i < nfailed; i++)
-	{
-		if (!page_tuple(target->rel, BufferGetPage(buf),
-						BufferGetBlockNumber(buf), failed[i], &tuple))
-			continue;
-		if (HeapTupleSatisfiesVacuum(&tuple, horizon, buf) == HEAPTUPLE_DEAD)
-			target->pass->dead++;
-		else
-			target->pass->damaged++;
-	}
 }
 
 /* One page; false when the data key has no seals left for it */
@@ -359,11 +365,9 @@ target_do_page(ResealTarget *target, BlockNumber block)
 {
 	Buffer		buf = ReadBufferExtended(target->rel, MAIN_FORKNUM, block,
 										 RBM_NORMAL, target->strategy);
-	OffsetNumber failed[MaxHeapTuplesPerPage];
 	CmekKeyRing *ring;
 	CmekDek    *dek;
 	int			nold;
-	int			nfailed;
 
 	LockBuffer(buf, BUFFER_LOCK_SHARE);
 	nold = page_count_old(target, BufferGetPage(buf), block);
@@ -383,9 +387,7 @@ target_do_page(ResealTarget *target, BlockNumber block)
 		return false;
 	}
 	LockBuffer(buf, BUFFER_LOCK_EXCLUSIVE);
-	nfailed = page_reseal(target, ring, dek, buf, failed);
-	if (nfailed > 0)
-		page_explain_failed(target, buf, failed, nfailed);
+	page_reseal(target, ring, dek, buf);
 	UnlockReleaseBuffer(buf);
 	return true;
 }

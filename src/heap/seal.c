@@ -233,6 +233,7 @@ row_open_from_buffer(CmekKeyRing *ring, HeapTuple sealed, Buffer buf,
 /*
  * Seal a row anew, in its place, with the data key "to", of which the caller
  * has taken a seal.  Same length, same content, and the header untouched.
+ * Without "from" the row is one that nobody will read: zeros take its place.
  * False when it does not open.  "hidden" has room for any row.  Works on a
  * locked page: touches nothing else.
  */
@@ -240,10 +241,15 @@ bool
 row_reseal(const CmekDek *from, const CmekDek *to, HeapTuple sealed,
 		   char *hidden)
 {
-	if (row_is_cut(sealed) || !row_decrypt(from, sealed, hidden))
+	Size		len = sealed->t_len - CMEK_ROW_OVERHEAD - CMEK_ROW_CLEAR;
+
+	if (row_is_cut(sealed))
 		return false;
-	row_encrypt(to, row_body(sealed->t_data), hidden,
-				sealed->t_len - CMEK_ROW_OVERHEAD - CMEK_ROW_CLEAR);
+	if (from == NULL)
+		memset(hidden, 0, len);
+	else if (!row_decrypt(from, sealed, hidden))
+		return false;
+	row_encrypt(to, row_body(sealed->t_data), hidden, len);
 	return true;
 }
 

@@ -139,17 +139,23 @@ chunk_dek_id(struct varlena *chunk)
 
 /*
  * Seal a chunk anew, in its place, with the data key "to", of which the caller
- * has taken a seal.  False when it does not open.  Works on a locked page.
+ * has taken a seal.  Without "from" it is one that nobody will read: zeros take
+ * its place.  False when it does not open.  Works on a locked page.
  */
 bool
 chunk_reseal(const CmekDek *from, const CmekDek *to, struct varlena *chunk,
 			 Oid valueid, int32 seq, int32 total)
 {
 	char		plain[CMEK_CHUNK_PLAIN];
-	int32		len = chunk_plain_len(seq, total);
+	int32		len = VARSIZE_ANY_EXHDR(chunk) - CMEK_SEAL_OVERHEAD;
 
-	if (len <= 0 || VARSIZE_ANY_EXHDR(chunk) != len + CMEK_SEAL_OVERHEAD ||
-		!chunk_decrypt(from, plain, VARDATA_ANY(chunk), len, valueid, seq, total))
+	if (len <= 0 || len > (int32) CMEK_CHUNK_PLAIN)
+		return false;
+	if (from == NULL)
+		memset(plain, 0, len);
+	else if (len != chunk_plain_len(seq, total) ||
+			 !chunk_decrypt(from, plain, VARDATA_ANY(chunk), len,
+							valueid, seq, total))
 		return false;
 	chunk_encrypt(to, VARDATA_ANY(chunk), plain, len, valueid, seq, total);
 	return true;
