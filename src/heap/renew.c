@@ -46,6 +46,10 @@ PG_FUNCTION_INFO_V1(cmek_rotate_data_key);
 PG_FUNCTION_INFO_V1(cmek_reseal);
 PGDLLEXPORT void cmek_renew_main(Datum arg);
 
+/* How long the worker tries for a lock */
+#define LOCK_ATTEMPTS 20
+#define LOCK_PAUSE 10000L		/* us */
+
 static int	reseal_delay = 0;	/* ms */
 
 /* In the worker there is no procedure whose transaction SPI could end */
@@ -343,13 +347,28 @@ cmek_reseal(PG_FUNCTION_ARGS)
  */
 
 /*
- * Rotate, when the lock can be had at once: whoever waits for us may be in the
- * way of whoever holds it.
+ * Take the lock when it can be had soon, as it can while another worker
+ * rotates.  Never queue for it: whoever waits for us may be in the way of
+ * whoever is before us in the queue, and the deadlock check cannot see that.
  */
+static bool
+worker_lock(Oid relid)
+{
+	for (int i = 0; i < LOCK_ATTEMPTS; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (ConditionalLockRelationOid(relid, ShareUpdateExclusiveLock))
+			return true;
+		pg_usleep(LOCK_PAUSE);
+	}
+	return false;
+}
+
+/* Rotate, and reseal when that is wanted: in another worker, not waited for */
 static void
 worker_rotate(const CmekRenewRequest *request)
 {
-	if (!ConditionalLockRelationOid(request->relid, ShareUpdateExclusiveLock))
+	if (!worker_lock(request->relid))
 		return;
 	rotate_table(request->relid, request->dek_id);
 	if (cmek_auto_reseal && !cmek_progress_running("reseal", request->relid))
