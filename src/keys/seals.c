@@ -314,9 +314,11 @@ cmek_seals_reserve(CmekKeyRing *ring, CmekStructureKind kind, int64 need)
 
 	if (!OidIsValid(ring->relid))
 		report_exhausted(ring);
-	dek = cmek_seals_try_reserve(ring, kind, need);
-	if (dek == NULL && make_next(ring, kind))
+	/* others may have used up the next one by the time we know it */
+	do
+	{
 		dek = cmek_seals_try_reserve(ring, kind, need);
+	} while (dek == NULL && make_next(ring, kind));
 	if (dek == NULL)
 	{
 		dek = current_dek(ring, kind);
