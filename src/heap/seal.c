@@ -11,6 +11,7 @@
  */
 #include "postgres.h"
 
+#include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "utils/lsyscache.h"
 
@@ -201,22 +202,29 @@ row_copy_locked(HeapTuple tuple, Buffer buf)
 
 /*
  * Open a row that lies in a pinned buffer, unlocked.  It may be torn by a
- * reseal, or name a data key that was retired since; then it opens at the
- * second attempt, from a copy made under the buffer's lock.  At the third, for
- * the copy may have grown old while a KMS was asked.
+ * reseal; then it opens from a copy made under the buffer's lock.  Unless its
+ * data key was retired between the copy and our look into the catalogs, as
+ * happens to those who are slow; then the row names another one by now.  When
+ * it still names the same, that key was not retired, and the row is damaged.
  */
 bool
 row_try_open_from_buffer(CmekKeyRing *ring, HeapTuple sealed, Buffer buf,
 						 char *plain)
 {
 	bool		good = row_try_open_into(ring, sealed, plain);
+	bool		again = BufferIsValid(buf) && !row_is_cut(sealed);
+	uint32		last = 0;
 
-	for (int i = 0; i < 2 && unlikely(!good) && BufferIsValid(buf); i++)
+	while (unlikely(!good) && again)
 	{
 		HeapTuple	copy = row_copy_locked(sealed, buf);
+		uint32		id = row_dek_id(copy->t_data);
 
+		CHECK_FOR_INTERRUPTS();
 		good = row_try_open_into(ring, copy, plain);
 		heap_freetuple(copy);
+		again = id != last;
+		last = id;
 	}
 	return good;
 }
@@ -324,23 +332,26 @@ row_fetch_sealed(Relation rel, ItemPointer tid)
 HeapTuple
 row_fetch(Relation rel, ItemPointer tid)
 {
-	HeapTuple	sealed = row_fetch_sealed(rel, tid);
-	HeapTuple	plain;
+	uint32		last = 0;
 
-	if (sealed == NULL)
-		return NULL;
-	plain = row_try_open(rel, sealed);
-	if (unlikely(plain == NULL))
+	for (;;)
 	{
-		/* its data key may have been retired since: look at the page again */
-		heap_freetuple(sealed);
-		sealed = row_fetch_sealed(rel, tid);
+		HeapTuple	sealed = row_fetch_sealed(rel, tid);
+		HeapTuple	plain;
+
 		if (sealed == NULL)
 			return NULL;
-		plain = row_open(rel, sealed);
+		plain = row_try_open(rel, sealed);
+		/* as in row_try_open_from_buffer */
+		if (unlikely(plain == NULL) &&
+			(row_is_cut(sealed) || row_dek_id(sealed->t_data) == last))
+			row_damaged(cmek_keyring_acquire(rel), sealed);
+		last = row_dek_id(sealed->t_data);
+		heap_freetuple(sealed);
+		if (likely(plain != NULL))
+			return plain;
+		CHECK_FOR_INTERRUPTS();
 	}
-	heap_freetuple(sealed);
-	return plain;
 }
 
 /*

@@ -552,23 +552,38 @@ chunk_fetch(Relation toastrel, Oid valueid, int32 seq)
 /*
  * Open a chunk once more that did not open: stock heap's reader copies chunks
  * without the lock of their buffer, so what it gave us may have been torn by a
- * reseal, or have been of a data key that was retired since.
+ * reseal, or have been of a data key that was retired since.  Until it names
+ * the same data key twice, as in row_try_open_from_buffer.
  */
 static bool
 chunk_open_again(Relation toastrel, char *out, int32 len, Oid valueid,
 				 int32 seq, int32 total)
 {
-	HeapTuple	row = chunk_fetch(toastrel, valueid, seq);
-	struct varlena *chunk;
-	bool		isnull;
+	bool		good = false;
+	bool		again = true;
+	uint32		last = 0;
 
-	if (row == NULL)
-		return false;
-	chunk = (struct varlena *)
-		DatumGetPointer(fastgetattr(row, 3, RelationGetDescr(toastrel), &isnull));
-	return !isnull && VARSIZE_ANY_EXHDR(chunk) == len + CMEK_SEAL_OVERHEAD &&
-		chunk_open(cmek_keyring_acquire_toast(toastrel), out,
-				   VARDATA_ANY(chunk), len, valueid, seq, total);
+	while (!good && again)
+	{
+		HeapTuple	row = chunk_fetch(toastrel, valueid, seq);
+		struct varlena *chunk;
+		bool		isnull;
+
+		CHECK_FOR_INTERRUPTS();
+		if (row == NULL)
+			return false;
+		chunk = (struct varlena *)
+			DatumGetPointer(fastgetattr(row, 3, RelationGetDescr(toastrel),
+										&isnull));
+		if (isnull || VARSIZE_ANY_EXHDR(chunk) != len + CMEK_SEAL_OVERHEAD)
+			return false;
+		good = chunk_open(cmek_keyring_acquire_toast(toastrel), out,
+						  VARDATA_ANY(chunk), len, valueid, seq, total);
+		again = chunk_dek_id(chunk) != last;
+		last = chunk_dek_id(chunk);
+		heap_freetuple(row);
+	}
+	return good;
 }
 
 /*
