@@ -60,6 +60,15 @@ CREATE TABLE cmek.suspended_key (
 ) USING heap;
 REVOKE ALL ON cmek.suspended_key FROM PUBLIC;
 
+-- How many seals of each data key backends have reserved.  A table of its own,
+-- because reservations outlive the transactions they are made in: they change
+-- the row in place, so nothing may ever UPDATE it.
+CREATE TABLE cmek.data_key_seals (
+	id			int4 NOT NULL PRIMARY KEY,
+	reserved	int8 NOT NULL
+) USING heap;
+REVOKE ALL ON cmek.data_key_seals FROM PUBLIC;
+
 -- ---------------------------------------------------------------------
 -- KMS keys are servers of these wrappers
 -- ---------------------------------------------------------------------
@@ -363,3 +372,29 @@ CREATE FUNCTION cmek.resume_key(name name, everywhere bool DEFAULT false) RETURN
 	AS 'MODULE_PATHNAME', 'cmek_resume_key';
 COMMENT ON FUNCTION cmek.resume_key(name, bool) IS
 	'cmek: undoes cmek.suspend_key()';
+
+-- ---------------------------------------------------------------------
+-- Renewing data keys; each commits by itself
+-- ---------------------------------------------------------------------
+
+CREATE PROCEDURE cmek.rotate_data_key("table" regclass)
+	LANGUAGE C AS 'MODULE_PATHNAME', 'cmek_rotate_data_key';
+COMMENT ON PROCEDURE cmek.rotate_data_key(regclass) IS
+	'cmek: makes the next generation of a sealed table''s data keys';
+
+CREATE PROCEDURE cmek.reseal("table" regclass)
+	LANGUAGE C AS 'MODULE_PATHNAME', 'cmek_reseal';
+COMMENT ON PROCEDURE cmek.reseal(regclass) IS
+	'cmek: seals old rows of a table with its current data keys, while others read and write';
+
+CREATE VIEW cmek.reseal_progress WITH (security_barrier) AS
+	SELECT p.pid, p.relid::regclass AS "table",
+		   CASE p.command WHEN 'reseal' THEN 'resealing' ELSE 'checking' END AS phase,
+		   p.done AS blocks_done, p.total AS blocks_total, p.started_at
+	FROM cmek.progress_slots() p
+	JOIN pg_catalog.pg_class c ON c.oid = p.relid
+	WHERE p.command IN ('reseal', 'reseal check')
+	  AND p.datid = (SELECT oid FROM pg_catalog.pg_database
+					 WHERE datname = pg_catalog.current_database())
+	  AND pg_catalog.pg_has_role(c.relowner, 'USAGE');
+GRANT SELECT ON cmek.reseal_progress TO PUBLIC;

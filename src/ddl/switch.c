@@ -240,7 +240,7 @@ cmek_rotate_table_key(PG_FUNCTION_ARGS)
 
 		rotate_check(member);
 		if (get_rel_relkind(member) != RELKIND_PARTITIONED_TABLE)
-			cmek_keys_rotate(member);
+			cmek_keys_rotate_table_key(member);
 	}
 	PG_RETURN_VOID();
 }

@@ -68,13 +68,12 @@ build_end(SealedBuild *build)
 	build->info->ii_PredicateState = NULL;
 }
 
-/* The sealed row behind the datum of ctid in stock heap's slot */
-static HeapTuple
-build_sealed_row(Datum ctid)
+/* Stock heap's slot around a datum of ctid, which holds the sealed row */
+static BufferHeapTupleTableSlot *
+build_sealed_slot(Datum ctid)
 {
-	char	   *slot = DatumGetPointer(ctid) - offsetof(TupleTableSlot, tts_tid);
-
-	return ((HeapTupleTableSlot *) slot)->tuple;
+	return (BufferHeapTupleTableSlot *)
+		(DatumGetPointer(ctid) - offsetof(TupleTableSlot, tts_tid));
 }
 
 /*
@@ -85,7 +84,8 @@ static bool
 build_form(SealedBuild *build, Datum ctid, ItemPointer tid,
 		   Datum *values, bool *isnull)
 {
-	HeapTuple	sealed = build_sealed_row(ctid);
+	BufferHeapTupleTableSlot *slot = build_sealed_slot(ctid);
+	HeapTuple	sealed = slot->base.tuple;
 	CmekKeyRing *ring = cmek_keyring_acquire(build->heap);
 	HeapTuple	plain = &build->tuple;
 
@@ -94,7 +94,7 @@ build_form(SealedBuild *build, Datum ctid, ItemPointer tid,
 	plain->t_self = *tid;
 	plain->t_tableOid = RelationGetRelid(build->heap);
 	plain->t_data = (HeapTupleHeader) build->plain;
-	row_open_into(ring, sealed, build->plain);
+	row_open_from_buffer(ring, sealed, slot->buffer, build->plain);
 	ExecStoreHeapTuple(plain, build->slot, false);
 
 	if (build->predicate && !ExecQual(build->predicate, build->econtext))

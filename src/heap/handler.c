@@ -68,6 +68,7 @@ cmek_heap_init(void)
 	exposure_init();
 	shadow_init();
 	unused_init();
+	renew_init();
 }
 
 Datum

@@ -8,6 +8,7 @@
 #ifndef CMEK_HEAP_INTERNAL_H
 #define CMEK_HEAP_INTERNAL_H
 
+#include "access/genam.h"
 #include "access/heapam.h"
 #include "access/tableam.h"
 #include "catalog/pg_class.h"
@@ -58,8 +59,15 @@ extern HeapTuple row_seal(Relation rel, HeapTuple logical);
 extern void row_seal_into(CmekKeyRing *ring, HeapTupleHeader sealed,
 						  HeapTuple logical);
 extern Size row_plain_len(CmekKeyRing *ring, HeapTuple sealed);
-extern void row_open_into(CmekKeyRing *ring, HeapTuple sealed, char *plain);
 extern bool row_try_open_into(CmekKeyRing *ring, HeapTuple sealed, char *plain);
+extern HeapTuple row_copy_locked(HeapTuple tuple, Buffer buf);
+extern bool row_try_open_from_buffer(CmekKeyRing *ring, HeapTuple sealed,
+									 Buffer buf, char *plain);
+extern void row_open_from_buffer(CmekKeyRing *ring, HeapTuple sealed,
+								 Buffer buf, char *plain);
+extern uint32 row_dek_id(HeapTupleHeader sealed);
+extern bool row_reseal(const CmekDek *from, const CmekDek *to,
+					   HeapTuple sealed, char *hidden);
 extern HeapTuple row_open(Relation rel, HeapTuple sealed);
 extern HeapTuple row_fetch(Relation rel, ItemPointer tid);
 extern HeapTuple row_fetch_doomed(Relation rel, ItemPointer tid);
@@ -131,6 +139,47 @@ extern void cmek_fetch_toast_slice(Relation toastrel, Oid valueid,
 								   int32 slicelength, struct varlena *result);
 extern bool chunk_is_good(CmekKeyRing *ring, struct varlena *chunk,
 						  Oid valueid, int32 seq, int32 total);
+extern HeapTuple chunk_copy_locked(SysScanDesc scan, HeapTuple chunk);
+extern uint32 chunk_dek_id(struct varlena *chunk);
+extern bool chunk_reseal(const CmekDek *from, const CmekDek *to,
+						 struct varlena *chunk, Oid valueid, int32 seq,
+						 int32 total);
+
+/* ---------- reseal.c: old rows under the current data keys ---------- */
+typedef struct ResealPass
+{
+	Oid			relid;
+	List	   *old;			/* ids of the data keys to be replaced */
+	/* what file is read; a change means that rows may have moved */
+	Oid			heap_file;
+	Oid			toast;
+	Oid			toast_file;
+	/* how far it has come */
+	bool		in_toast;
+	BlockNumber block;			/* the next one */
+	uint64		blocks_done;
+	/* what it met */
+	uint64		resealed;
+	uint64		dead;			/* did not open, and nobody needs them soon */
+	uint64		damaged;
+} ResealPass;
+
+typedef enum ResealResult
+{
+	RESEAL_MORE,				/* call again, in the next transaction */
+	RESEAL_END,
+	RESEAL_KEY_FULL,			/* make a next generation, then call again */
+	RESEAL_MOVED,				/* begin a new pass */
+	RESEAL_GONE					/* no such table any more */
+} ResealResult;
+
+extern ResealResult reseal_begin(ResealPass *pass, uint64 *blocks);
+extern ResealResult reseal_batch(ResealPass *pass);
+extern ResealResult reseal_retire(ResealPass *pass);
+extern bool reseal_knows_table(Relation rel);
+
+/* renew.c: the procedures around it */
+extern void renew_init(void);
 
 /* ---------- read.c, write.c, build.c, rewrite.c ---------- */
 extern void read_set_callbacks(TableAmRoutine *am);

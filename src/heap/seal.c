@@ -11,6 +11,7 @@
  */
 #include "postgres.h"
 
+#include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "utils/lsyscache.h"
 
@@ -38,7 +39,7 @@ row_body(HeapTupleHeader sealed)
 }
 
 /* The DEK that a row names */
-static inline uint32
+uint32
 row_dek_id(HeapTupleHeader sealed)
 {
 	uint32		id;
@@ -82,6 +83,35 @@ row_aad(CmekRowAad *aad, const CmekDek *dek)
 	memcpy(aad->structure, dek->structure, CMEK_UUID_LEN);
 }
 
+/* Seal what a row hides, len bytes of it, into a body */
+static void
+row_encrypt(const CmekDek *dek, uint8 *body, const char *hidden, Size len)
+{
+	CmekRowAad	aad;
+
+	row_aad(&aad, dek);
+	memcpy(body, &dek->id, sizeof(dek->id));
+	cmek_aead_seal(dek->aead, body + sizeof(dek->id), hidden, len,
+				   &aad, sizeof(aad));
+	cmek_counters.seals++;
+}
+
+/* Open what a row hides; false when it does not authenticate */
+static bool
+row_decrypt(const CmekDek *dek, HeapTuple sealed, char *hidden)
+{
+	CmekRowAad	aad;
+
+	row_aad(&aad, dek);
+	if (unlikely(!cmek_aead_open(dek->aead, hidden,
+								 row_body(sealed->t_data) + sizeof(uint32),
+								 sealed->t_len - CMEK_ROW_OVERHEAD - CMEK_ROW_CLEAR,
+								 &aad, sizeof(aad))))
+		return false;
+	cmek_counters.unseals++;
+	return true;
+}
+
 /*
  * Seal a logical tuple into row_sealed_len(logical) bytes at "sealed".  MVCC
  * fields are left for heap to fill in.
@@ -89,21 +119,15 @@ row_aad(CmekRowAad *aad, const CmekDek *dek)
 void
 row_seal_into(CmekKeyRing *ring, HeapTupleHeader sealed, HeapTuple logical)
 {
-	const CmekDek *dek = ring->heap;
+	const CmekDek *dek = cmek_keyring_take_seal(ring, CMEK_STRUCTURE_HEAP);
 	uint8	   *body = row_body(sealed);
-	CmekRowAad	aad;
 
 	memset(sealed, 0, CMEK_ROW_HOFF);
 	ItemPointerSetInvalid(&sealed->t_ctid);
 	sealed->t_hoff = CMEK_ROW_HOFF;
 
-	row_aad(&aad, dek);
-	memcpy(body, &dek->id, sizeof(dek->id));
-	cmek_aead_seal(dek->aead, body + sizeof(dek->id),
-				   (char *) logical->t_data + CMEK_ROW_CLEAR,
-				   logical->t_len - CMEK_ROW_CLEAR,
-				   &aad, sizeof(aad));
-	cmek_counters.seals++;
+	row_encrypt(dek, body, (char *) logical->t_data + CMEK_ROW_CLEAR,
+				logical->t_len - CMEK_ROW_CLEAR);
 }
 
 /* A sealed copy of a logical tuple, in one palloc'd chunk */
@@ -153,37 +177,99 @@ row_try_open_into(CmekKeyRing *ring, HeapTuple sealed, char *plain)
 {
 	HeapTupleHeader header = sealed->t_data;
 	const CmekDek *dek;
-	CmekRowAad	aad;
 
 	if (unlikely(!row_len_is_sane(sealed)))
 		return false;
 	dek = row_dek(ring, row_dek_id(header));
-	if (unlikely(dek == NULL))
-		return false;
-
-	row_aad(&aad, dek);
-	if (unlikely(!cmek_aead_open(dek->aead, plain + CMEK_ROW_CLEAR,
-								 row_body(header) + sizeof(uint32),
-								 sealed->t_len - CMEK_ROW_OVERHEAD - CMEK_ROW_CLEAR,
-								 &aad, sizeof(aad))))
+	if (unlikely(dek == NULL) ||
+		unlikely(!row_decrypt(dek, sealed, plain + CMEK_ROW_CLEAR)))
 		return false;
 	memcpy(plain, header, CMEK_ROW_CLEAR);
 	row_merge_infomask((HeapTupleHeader) plain, header);
-	cmek_counters.unseals++;
 	return true;
+}
+
+/*
+ * A copy of a tuple in a pinned buffer that nobody was writing to meanwhile:
+ * cmek.reseal() changes rows in place, under the lock of their buffer.
+ */
+HeapTuple
+row_copy_locked(HeapTuple tuple, Buffer buf)
+{
+	HeapTuple	copy;
+
+	LockBuffer(buf, BUFFER_LOCK_SHARE);
+	copy = heap_copytuple(tuple);
+	LockBuffer(buf, BUFFER_LOCK_UNLOCK);
+	return copy;
+}
+
+/*
+ * Open a row that lies in a pinned buffer, unlocked.  It may be torn by a
+ * reseal; then it opens from a copy made under the buffer's lock.  Unless its
+ * data key was retired between the copy and our look into the catalogs, as
+ * happens to those who are slow; then the row names another one by now.  When
+ * it still names the same, that key was not retired, and the row is damaged.
+ */
+bool
+row_try_open_from_buffer(CmekKeyRing *ring, HeapTuple sealed, Buffer buf,
+						 char *plain)
+{
+	bool		good = row_try_open_into(ring, sealed, plain);
+	/* ANALYZE holds the lock already: nothing is torn then */
+	bool		again = BufferIsValid(buf) && !heap_holds_lwlock() &&
+		row_len_is_sane(sealed);
+	uint32		last = 0;
+
+	while (unlikely(!good) && again)
+	{
+		HeapTuple	copy = row_copy_locked(sealed, buf);
+		uint32		id = row_dek_id(copy->t_data);
+
+		CHECK_FOR_INTERRUPTS();
+		good = row_try_open_into(ring, copy, plain);
+		heap_freetuple(copy);
+		again = id != last;
+		last = id;
+	}
+	return good;
 }
 
 /* The same; ERROR when it does not authenticate */
 void
-row_open_into(CmekKeyRing *ring, HeapTuple sealed, char *plain)
+row_open_from_buffer(CmekKeyRing *ring, HeapTuple sealed, Buffer buf,
+					 char *plain)
 {
-	if (unlikely(!row_try_open_into(ring, sealed, plain)))
+	if (unlikely(!row_try_open_from_buffer(ring, sealed, buf, plain)))
 		row_damaged(sealed);
 }
 
 /*
+ * Seal a row anew, in its place, with the data key "to", of which the caller
+ * has taken a seal.  Same length, same content, and the header untouched.
+ * Without "from" the row is one that nobody will read: zeros take its place.
+ * False when it does not open.  "hidden" has room for any row.  Works on a
+ * locked page: touches nothing else.
+ */
+bool
+row_reseal(const CmekDek *from, const CmekDek *to, HeapTuple sealed,
+		   char *hidden)
+{
+	Size		len = sealed->t_len - CMEK_ROW_OVERHEAD - CMEK_ROW_CLEAR;
+
+	if (!row_len_is_sane(sealed))
+		return false;
+	if (from == NULL)
+		memset(hidden, 0, len);
+	else if (!row_decrypt(from, sealed, hidden))
+		return false;
+	row_encrypt(to, row_body(sealed->t_data), hidden, len);
+	return true;
+}
+
+/*
  * A logical copy of a sealed tuple, in one palloc'd chunk; NULL when it does
- * not authenticate.
+ * not authenticate.  The tuple is a copy itself, or nobody can reseal it.
  */
 static HeapTuple
 row_try_open(Relation rel, HeapTuple sealed)
@@ -200,10 +286,12 @@ row_try_open(Relation rel, HeapTuple sealed)
 	plain->t_self = sealed->t_self;
 	plain->t_tableOid = sealed->t_tableOid;
 	plain->t_data = (HeapTupleHeader) ((char *) plain + HEAPTUPLESIZE);
-	if (row_try_open_into(ring, sealed, (char *) plain->t_data))
-		return plain;
-	heap_freetuple(plain);
-	return NULL;
+	if (unlikely(!row_try_open_into(ring, sealed, (char *) plain->t_data)))
+	{
+		heap_freetuple(plain);
+		return NULL;
+	}
+	return plain;
 }
 
 /* The same; ERROR when it does not authenticate */
@@ -212,7 +300,7 @@ row_open(Relation rel, HeapTuple sealed)
 {
 	HeapTuple	plain = row_try_open(rel, sealed);
 
-	if (plain == NULL)
+	if (unlikely(plain == NULL))
 		row_damaged(sealed);
 	return plain;
 }
@@ -240,7 +328,8 @@ row_fetch_sealed(Relation rel, ItemPointer tid)
 			HeapTupleData tuple;
 
 			tuple.t_data = (HeapTupleHeader) PageGetItem(page, lp);
-			tuple.t_len = ItemIdGetLength(lp);
+			/* a line pointer may lie, but not lead out of the page */
+			tuple.t_len = Min(ItemIdGetLength(lp), BLCKSZ - ItemIdGetOffset(lp));
 			tuple.t_self = *tid;
 			tuple.t_tableOid = RelationGetRelid(rel);
 			copy = heap_copytuple(&tuple);
@@ -254,14 +343,26 @@ row_fetch_sealed(Relation rel, ItemPointer tid)
 HeapTuple
 row_fetch(Relation rel, ItemPointer tid)
 {
-	HeapTuple	sealed = row_fetch_sealed(rel, tid);
-	HeapTuple	plain;
+	uint32		last = 0;
 
-	if (sealed == NULL)
-		return NULL;
-	plain = row_open(rel, sealed);
-	heap_freetuple(sealed);
-	return plain;
+	for (;;)
+	{
+		HeapTuple	sealed = row_fetch_sealed(rel, tid);
+		HeapTuple	plain;
+
+		if (sealed == NULL)
+			return NULL;
+		plain = row_try_open(rel, sealed);
+		/* as in row_try_open_from_buffer */
+		if (unlikely(plain == NULL) &&
+			(!row_len_is_sane(sealed) || row_dek_id(sealed->t_data) == last))
+			row_damaged(sealed);
+		last = row_dek_id(sealed->t_data);
+		heap_freetuple(sealed);
+		if (likely(plain != NULL))
+			return plain;
+		CHECK_FOR_INTERRUPTS();
+	}
 }
 
 /*

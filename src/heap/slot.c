@@ -178,7 +178,9 @@ slot_open(SealedSlot *s)
 	HeapTuple	plain = &s->base.tupdata;
 
 	slot_reserve(s, len);
-	row_open_into(ring, sealed, s->buffer);
+	row_open_from_buffer(ring, sealed,
+						 ((BufferHeapTupleTableSlot *) s->inner)->buffer,
+						 s->buffer);
 	plain->t_len = len;
 	plain->t_self = s->base.base.tts_tid;
 	plain->t_tableOid = s->base.base.tts_tableOid;

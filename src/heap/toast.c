@@ -19,12 +19,15 @@
 #include "access/detoast.h"
 #include "access/genam.h"
 #include "access/heaptoast.h"
+#include "access/relscan.h"
 #include "access/table.h"
 #include "access/toast_helper.h"
 #include "access/toast_internals.h"
 #include "access/xact.h"
 #include "catalog/catalog.h"
 #include "miscadmin.h"
+#include "storage/bufmgr.h"
+#include "utils/fmgroids.h"
 #include "utils/rel.h"
 
 #include "heap/internal.h"
@@ -49,12 +52,11 @@ chunk_aad(CmekChunkAad *aad, const CmekDek *dek, Oid valueid, int32 seq,
 	aad->total = total;
 }
 
-/* Seal len bytes into len + CMEK_SEAL_OVERHEAD bytes */
+/* Seal with a given data key, of which a seal was taken */
 static void
-chunk_seal(CmekKeyRing *ring, char *out, const char *data, int32 len,
-		   Oid valueid, int32 seq, int32 total)
+chunk_encrypt(const CmekDek *dek, char *out, const char *data, int32 len,
+			  Oid valueid, int32 seq, int32 total)
 {
-	const CmekDek *dek = ring->toast;
 	CmekChunkAad aad;
 
 	chunk_aad(&aad, dek, valueid, seq, total);
@@ -64,26 +66,44 @@ chunk_seal(CmekKeyRing *ring, char *out, const char *data, int32 len,
 	cmek_counters.seals++;
 }
 
+/* Open with a given data key; false when it does not fit */
+static bool
+chunk_decrypt(const CmekDek *dek, char *out, const char *sealed, int32 len,
+			  Oid valueid, int32 seq, int32 total)
+{
+	CmekChunkAad aad;
+
+	chunk_aad(&aad, dek, valueid, seq, total);
+	if (!cmek_aead_open(dek->aead, out,
+						(const uint8 *) sealed + sizeof(uint32),
+						len, &aad, sizeof(aad)))
+		return false;
+	cmek_counters.unseals++;
+	return true;
+}
+
+/* Seal len bytes into len + CMEK_SEAL_OVERHEAD bytes */
+static void
+chunk_seal(CmekKeyRing *ring, char *out, const char *data, int32 len,
+		   Oid valueid, int32 seq, int32 total)
+{
+	chunk_encrypt(cmek_keyring_take_seal(ring, CMEK_STRUCTURE_TOAST), out, data,
+				  len, valueid, seq, total);
+}
+
 /* Open a sealed chunk of "len" plaintext bytes; false when it does not fit */
 static bool
 chunk_open(CmekKeyRing *ring, char *out, const char *sealed, int32 len,
 		   Oid valueid, int32 seq, int32 total)
 {
 	const CmekDek *dek;
-	CmekChunkAad aad;
 	uint32		id;
 
 	memcpy(&id, sealed, sizeof(id));
 	dek = ring->toast->id == id ? ring->toast :
 		cmek_keyring_find(ring, CMEK_STRUCTURE_TOAST, id);
-	if (dek == NULL)
-		return false;
-	chunk_aad(&aad, dek, valueid, seq, total);
-	if (!cmek_aead_open(dek->aead, out, (const uint8 *) sealed + sizeof(id),
-						len, &aad, sizeof(aad)))
-		return false;
-	cmek_counters.unseals++;
-	return true;
+	return dek != NULL &&
+		chunk_decrypt(dek, out, sealed, len, valueid, seq, total);
 }
 
 /* Plaintext bytes in chunk "seq" of a value */
@@ -104,6 +124,49 @@ chunk_is_good(CmekKeyRing *ring, struct varlena *chunk, Oid valueid, int32 seq,
 	return len > 0 &&
 		VARSIZE_ANY_EXHDR(chunk) == len + CMEK_SEAL_OVERHEAD &&
 		chunk_open(ring, plain, VARDATA_ANY(chunk), len, valueid, seq, total);
+}
+
+/* The data key that a chunk names */
+uint32
+chunk_dek_id(struct varlena *chunk)
+{
+	uint32		id = 0;
+
+	if (VARSIZE_ANY_EXHDR(chunk) > CMEK_SEAL_OVERHEAD)
+		memcpy(&id, VARDATA_ANY(chunk), sizeof(id));
+	return id;
+}
+
+/*
+ * Seal a chunk anew, in its place, with the data key "to", of which the caller
+ * has taken a seal.  Without "from" it is one that nobody will read: zeros take
+ * its place.  False when it does not open.  Works on a locked page.
+ */
+bool
+chunk_reseal(const CmekDek *from, const CmekDek *to, struct varlena *chunk,
+			 Oid valueid, int32 seq, int32 total)
+{
+	char		plain[CMEK_CHUNK_PLAIN];
+	int32		len = VARSIZE_ANY_EXHDR(chunk) - CMEK_SEAL_OVERHEAD;
+
+	if (len <= 0 || len > (int32) CMEK_CHUNK_PLAIN)
+		return false;
+	if (from == NULL)
+		memset(plain, 0, len);
+	else if (len != chunk_plain_len(seq, total) ||
+			 !chunk_decrypt(from, plain, VARDATA_ANY(chunk), len,
+							valueid, seq, total))
+		return false;
+	chunk_encrypt(to, VARDATA_ANY(chunk), plain, len, valueid, seq, total);
+	return true;
+}
+
+/* A copy of the chunk that a scan has found, not torn by a reseal */
+HeapTuple
+chunk_copy_locked(SysScanDesc scan, HeapTuple chunk)
+{
+	return row_copy_locked(chunk,
+						   ((BufferHeapTupleTableSlot *) scan->slot)->buffer);
 }
 
 /* ----------
@@ -468,6 +531,71 @@ chunk_damaged(Relation toastrel, Oid valueid, int32 seq)
 			 errdetail("It does not authenticate under the keys of the table.")));
 }
 
+/* Find one chunk of a value; a copy of its row, NULL when there is none */
+static HeapTuple
+chunk_fetch(Relation toastrel, Oid valueid, int32 seq)
+{
+	Relation   *indexes;
+	int			nindexes;
+	int			valid = toast_open_indexes(toastrel, AccessShareLock,
+										   &indexes, &nindexes);
+	SnapshotData snapshot;
+	ScanKeyData key[2];
+	SysScanDesc scan;
+	HeapTuple	chunk;
+
+	cmek_init_toast_snapshot(&snapshot);
+	ScanKeyInit(&key[0], 1, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(valueid));
+	ScanKeyInit(&key[1], 2, BTEqualStrategyNumber, F_INT4EQ,
+				Int32GetDatum(seq));
+	scan = systable_beginscan_ordered(toastrel, indexes[valid], &snapshot,
+									  2, key);
+	chunk = systable_getnext_ordered(scan, ForwardScanDirection);
+	if (chunk != NULL)
+		chunk = chunk_copy_locked(scan, chunk);
+	systable_endscan_ordered(scan);
+	toast_close_indexes(indexes, nindexes, AccessShareLock);
+	return chunk;
+}
+
+/*
+ * Open a chunk once more that did not open: stock heap's reader copies chunks
+ * without the lock of their buffer, so what it gave us may have been torn by a
+ * reseal, or have been of a data key that was retired since.  Until it names
+ * the same data key twice, as in row_try_open_from_buffer.
+ */
+static bool
+chunk_open_again(Relation toastrel, char *out, int32 len, Oid valueid,
+				 int32 seq, int32 total)
+{
+	bool		good = false;
+	bool		again = true;
+	uint32		last = 0;
+
+	while (!good && again)
+	{
+		HeapTuple	row = chunk_fetch(toastrel, valueid, seq);
+		struct varlena *chunk;
+		bool		isnull;
+
+		CHECK_FOR_INTERRUPTS();
+		if (row == NULL)
+			return false;
+		chunk = (struct varlena *)
+			DatumGetPointer(fastgetattr(row, 3, RelationGetDescr(toastrel),
+										&isnull));
+		if (isnull || VARSIZE_ANY_EXHDR(chunk) != len + CMEK_SEAL_OVERHEAD)
+			return false;
+		good = chunk_open(cmek_keyring_acquire_toast(toastrel), out,
+						  VARDATA_ANY(chunk), len, valueid, seq, total);
+		again = chunk_dek_id(chunk) != last;
+		last = chunk_dek_id(chunk);
+		heap_freetuple(row);
+	}
+	return good;
+}
+
 /*
  * relation_fetch_toast_slice: fill "result" with a slice of a stored value of
  * attrsize bytes.  Works through long values in pieces, so that no second
@@ -498,7 +626,8 @@ cmek_fetch_toast_slice(Relation toastrel, Oid valueid, int32 attrsize,
 			int32		to = Min(sliceend - seq * per_chunk, len);
 
 			if (!chunk_open(cmek_keyring_acquire_toast(toastrel), plain, chunk,
-							len, valueid, seq, attrsize))
+							len, valueid, seq, attrsize) &&
+				!chunk_open_again(toastrel, plain, len, valueid, seq, attrsize))
 				chunk_damaged(toastrel, valueid, seq);
 			memcpy(out, plain + from, to - from);
 			out += to - from;

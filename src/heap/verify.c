@@ -75,6 +75,35 @@ verify_chunk(Verify *verify, HeapTuple chunk, Oid valueid, int32 seq, int32 tota
 					  valueid, seq, total);
 }
 
+/*
+ * The same of a chunk that a scan is at, which a reseal may be writing to: from
+ * copies, until it names the same data key twice (row_try_open_from_buffer).
+ */
+static bool
+verify_chunk_in_scan(Verify *verify, SysScanDesc scan, HeapTuple chunk,
+					 Oid valueid, int32 seq, int32 total)
+{
+	TupleDesc	desc = RelationGetDescr(verify->toast);
+	bool		good = verify_chunk(verify, chunk, valueid, seq, total);
+	bool		again = true;
+	uint32		last = 0;
+
+	while (!good && again)
+	{
+		HeapTuple	copy = chunk_copy_locked(scan, chunk);
+		bool		isnull;
+		Datum		data = heap_getattr(copy, 3, desc, &isnull);
+		uint32		id = isnull ? 0 :
+			chunk_dek_id((struct varlena *) DatumGetPointer(data));
+
+		good = verify_chunk(verify, copy, valueid, seq, total);
+		heap_freetuple(copy);
+		again = id != last;
+		last = id;
+	}
+	return good;
+}
+
 /* All chunks of an out-of-line value, in order; true when they are whole */
 static bool
 verify_value(Verify *verify, struct varatt_external *pointer)
@@ -101,7 +130,8 @@ verify_value(Verify *verify, struct varatt_external *pointer)
 	{
 		CHECK_FOR_INTERRUPTS();
 		good = seq < expected &&
-			verify_chunk(verify, chunk, pointer->va_valueid, seq, total);
+			verify_chunk_in_scan(verify, scan, chunk, pointer->va_valueid,
+								 seq, total);
 		seq++;
 	}
 	systable_endscan_ordered(scan);
@@ -134,12 +164,12 @@ verify_values(Verify *verify, HeapTuple plain)
 
 /* One live row */
 static void
-verify_row(Verify *verify, HeapTuple sealed)
+verify_row(Verify *verify, HeapTuple sealed, Buffer buf)
 {
 	CmekKeyRing *ring = cmek_keyring_acquire(verify->rel);
 	HeapTupleData plain;
 
-	if (!row_try_open_into(ring, sealed, verify->plain))
+	if (!row_try_open_from_buffer(ring, sealed, buf, verify->plain))
 	{
 		verify_report(verify, &sealed->t_self, "row is damaged or forged");
 		return;
@@ -173,7 +203,8 @@ verify_scan(Verify *verify)
 		MemoryContext old = MemoryContextSwitchTo(percontext);
 
 		CHECK_FOR_INTERRUPTS();
-		verify_row(verify, ExecFetchSlotHeapTuple(slot, false, NULL));
+		verify_row(verify, ExecFetchSlotHeapTuple(slot, false, NULL),
+				   ((BufferHeapTupleTableSlot *) slot)->buffer);
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(percontext);
 		if (block != ItemPointerGetBlockNumber(&slot->tts_tid))

@@ -288,6 +288,7 @@ read_data_key(HeapTuple tuple, TupleDesc desc, CmekDataKeyRow *row)
 	row->generation = DatumGetInt32(get_attr(tuple, Anum_data_key_generation, desc));
 	get_uuid(tuple, Anum_data_key_table_key, desc, row->table_key);
 	row->current = DatumGetBool(get_attr(tuple, Anum_data_key_current, desc));
+	row->created_at = DatumGetTimestampTz(get_attr(tuple, Anum_data_key_created_at, desc));
 	if (get_bytes(tuple, Anum_data_key_wrapped, desc,
 				  row->wrapped, sizeof(row->wrapped)) != sizeof(row->wrapped))
 		ereport(ERROR,
@@ -600,6 +601,7 @@ cmek_catalog_insert_data_key(const CmekDataKeyRow *row)
 	values[Anum_data_key_format - 1] = Int16GetDatum(CMEK_FORMAT_VERSION);
 	values[Anum_data_key_current - 1] = BoolGetDatum(row->current);
 	values[Anum_data_key_created_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
+	cmek_seals_insert(row->id);
 	insert_row(oids.data_key, values, nulls);
 }
 
@@ -656,6 +658,72 @@ cmek_catalog_rewrap_data_keys(Oid relid, const CmekDataKeyRow *rows, int nrows)
 	CommandCounterIncrement();
 }
 
+/* Let one data key be current no more. */
+static void
+supersede_row(Relation rel, HeapTuple tuple)
+{
+	Datum		values[Natts_data_key] = {0};
+	bool		nulls[Natts_data_key] = {false};
+	bool		replaces[Natts_data_key] = {false};
+	HeapTuple	copy;
+
+	values[Anum_data_key_current - 1] = BoolGetDatum(false);
+	replaces[Anum_data_key_current - 1] = true;
+	copy = heap_modify_tuple(tuple, RelationGetDescr(rel),
+							 values, nulls, replaces);
+	CatalogTupleUpdate(rel, &copy->t_self, copy);
+	heap_freetuple(copy);
+}
+
+/* Let the data keys of a table be current no more: new ones are to come. */
+void
+cmek_catalog_supersede_data_keys(Oid relid)
+{
+	Relation	rel;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	require_catalogs();
+	written = true;
+	rel = table_open(oids.data_key, RowExclusiveLock);
+	scan = scan_relid(rel, oids.data_key_by_relid, relid, NULL);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+		if (DatumGetBool(get_attr(tuple, Anum_data_key_current,
+								  RelationGetDescr(rel))))
+			supersede_row(rel, tuple);
+	systable_endscan(scan);
+	table_close(rel, RowExclusiveLock);
+	CommandCounterIncrement();
+}
+
+/* Delete some data keys of a table; never a current one. */
+void
+cmek_catalog_delete_data_keys(Oid relid, List *dek_ids)
+{
+	Relation	rel;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	require_catalogs();
+	written = true;
+	rel = table_open(oids.data_key, RowExclusiveLock);
+	scan = scan_relid(rel, oids.data_key_by_relid, relid, NULL);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		TupleDesc	desc = RelationGetDescr(rel);
+		uint32		id = DatumGetInt32(get_attr(tuple, Anum_data_key_id, desc));
+
+		if (!list_member_oid(dek_ids, id) ||
+			DatumGetBool(get_attr(tuple, Anum_data_key_current, desc)))
+			continue;
+		cmek_seals_delete(id);
+		CatalogTupleDelete(rel, &tuple->t_self);
+	}
+	systable_endscan(scan);
+	table_close(rel, RowExclusiveLock);
+	CommandCounterIncrement();
+}
+
 /* Delete the rows of a table in one of our tables. */
 static void
 delete_rows(Oid catalog, Oid index, Oid relid, List **servers)
@@ -675,6 +743,9 @@ delete_rows(Oid catalog, Oid index, Oid relid, List **servers)
 			*servers = lappend(*servers, pstrdup(row->server));
 			pfree(row);
 		}
+		else
+			cmek_seals_delete(DatumGetInt32(get_attr(tuple, Anum_data_key_id,
+													 RelationGetDescr(rel))));
 		CatalogTupleDelete(rel, &tuple->t_self);
 		written = true;
 	}

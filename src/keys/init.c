@@ -27,6 +27,9 @@ int			cmek_kms_workers = 2;
 int			cmek_key_cache_ttl = 300;
 int			cmek_kms_grace = 900;
 int			cmek_kms_timeout = 10000;
+int			cmek_data_key_max_seals = 1 << 30;
+int			cmek_data_key_max_age = 90 * SECS_PER_DAY;
+bool		cmek_auto_reseal = false;
 
 static LWLockPadded *locks = NULL;
 static shmem_request_hook_type previous_request_hook = NULL;
@@ -178,11 +181,39 @@ define_settings(void)
 							NULL, NULL, NULL);
 }
 
+/* Settings that limit the life of data keys. */
+static void
+define_renewal_settings(void)
+{
+	DefineCustomIntVariable("cmek.data_key_max_seals",
+							"How many values a data key seals before the next generation is made.",
+							"Seals are counted when a backend reserves them; the hard stop is at 2^32.",
+							&cmek_data_key_max_seals,
+							1 << 30, 100, INT_MAX,
+							PGC_SUSET, 0,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("cmek.data_key_max_age",
+							"How old a data key gets before the next generation is made.",
+							"0 is never.",
+							&cmek_data_key_max_age,
+							90 * SECS_PER_DAY, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_S,
+							NULL, NULL, NULL);
+	DefineCustomBoolVariable("cmek.auto_reseal",
+							 "Reseal old rows when a data key was renewed for its age or its seals.",
+							 NULL,
+							 &cmek_auto_reseal,
+							 false,
+							 PGC_SIGHUP, 0,
+							 NULL, NULL, NULL);
+}
+
 /* Register what belongs to this folder. */
 void
 cmek_keys_init(void)
 {
 	define_settings();
+	define_renewal_settings();
 	/* key rows are deleted without the library preloaded, too */
 	cmek_catalog_init();
 	if (!process_shared_preload_libraries_in_progress)

@@ -23,6 +23,8 @@ extern int	cmek_kms_workers;
 extern int	cmek_key_cache_ttl; /* s */
 extern int	cmek_kms_grace;		/* s */
 extern int	cmek_kms_timeout;	/* ms */
+extern int	cmek_data_key_max_seals;
+extern int	cmek_data_key_max_age;	/* s; 0: never */
 
 #define CMEK_MAX_KMS_WORKERS 32
 
@@ -251,6 +253,7 @@ typedef struct CmekDataKeyRow
 	uint8		table_key[CMEK_UUID_LEN];
 	uint8		wrapped[CMEK_WRAPPED_DEK_LEN];
 	bool		current;
+	TimestampTz created_at;		/* set by whoever stores it */
 } CmekDataKeyRow;
 
 typedef struct CmekBinding
@@ -273,6 +276,8 @@ extern void cmek_catalog_rewrap_data_keys(Oid relid, const CmekDataKeyRow *rows,
 extern List *cmek_catalog_read_table_keys(Oid relid);
 extern void cmek_catalog_seal_table_key(const CmekTableKeyRow *row);
 extern bool cmek_catalog_table_key_exists(const uint8 *id);
+extern void cmek_catalog_supersede_data_keys(Oid relid);
+extern void cmek_catalog_delete_data_keys(Oid relid, List *dek_ids);
 extern List *cmek_catalog_delete(Oid relid);
 extern void cmek_catalog_rename_server(const char *oldname,
 									   const char *newname);
@@ -326,6 +331,11 @@ extern void cmek_forget_init(void);
 
 /* ring.c */
 extern void cmek_ring_init(void);
+extern void cmek_keyring_reload(CmekKeyRing *ring);
+
+/* seals.c: rows of cmek.data_key_seals */
+extern void cmek_seals_insert(uint32 dek_id);
+extern void cmek_seals_delete(uint32 dek_id);
 
 /* ----------
  * stat.c, progress.c

@@ -289,7 +289,7 @@ cmek_keys_rewrap(Oid relid, Oid serverid)
 
 /* See keys.h. */
 void
-cmek_keys_rotate(Oid relid)
+cmek_keys_rotate_table_key(Oid relid)
 {
 	CmekBinding *binding = read_binding(relid);
 

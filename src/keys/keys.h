@@ -26,6 +26,13 @@
 
 /* SQLSTATE of everything that fails because a key is away */
 #define CMEK_ERRCODE_KEY_UNAVAILABLE MAKE_SQLSTATE('K', 'M', '0', '0', '1')
+/* ... and of the hard stop of a data key that has sealed too much */
+#define CMEK_ERRCODE_KEY_EXHAUSTED MAKE_SQLSTATE('K', 'M', '0', '0', '2')
+
+/*
+ * Seals of one data key, ever: random 96-bit nonces (NIST SP 800-38D, 8.3).
+ */
+#define CMEK_SEALS_HARD_LIMIT (INT64CONST(1) << 32)
 
 typedef enum CmekStructureKind
 {
@@ -41,6 +48,8 @@ typedef struct CmekDek
 	bool		current;		/* new values are sealed with it */
 	uint8		structure[CMEK_UUID_LEN];
 	CmekAead   *aead;
+	int64		seals_left;		/* of what this backend has reserved */
+	int64		seals_step;		/* what it reserved last */
 } CmekDek;
 
 typedef struct CmekKeyRing
@@ -50,8 +59,8 @@ typedef struct CmekKeyRing
 	/* lease on the shared cache; NULL for temporary tables */
 	pg_atomic_uint64 *generation;
 	uint64		leased;			/* value of *generation at the time */
-	const CmekDek *heap;		/* current DEKs, in deks[] */
-	const CmekDek *toast;
+	CmekDek    *heap;			/* current DEKs, in deks[] */
+	CmekDek    *toast;
 	int			ndeks;
 	CmekDek    *deks;
 } CmekKeyRing;
@@ -99,6 +108,37 @@ cmek_keyring_acquire(Relation rel)
 extern const CmekDek *cmek_keyring_find(CmekKeyRing *ring,
 										CmekStructureKind kind, uint32 id);
 
+/* The same among those the ring knows: good under a buffer lock */
+extern const CmekDek *cmek_keyring_peek(const CmekKeyRing *ring,
+										CmekStructureKind kind, uint32 id);
+
+/* ----------
+ * Counting seals (seals.c)
+ * ----------
+ */
+/*
+ * The current DEK with at least "need" seals left of this backend's
+ * reservation.  May read and write catalogs, wait for a worker and load the
+ * ring anew: no buffer lock, no LWLock.  KM002 at the hard limit.
+ */
+extern CmekDek *cmek_seals_reserve(CmekKeyRing *ring, CmekStructureKind kind,
+								   int64 need);
+/* The same without making a next generation; NULL at cmek.data_key_max_seals */
+extern CmekDek *cmek_seals_try_reserve(CmekKeyRing *ring,
+									   CmekStructureKind kind, int64 need);
+
+/* The DEK to seal one value with, which is counted */
+static inline CmekDek *
+cmek_keyring_take_seal(CmekKeyRing *ring, CmekStructureKind kind)
+{
+	CmekDek    *dek = kind == CMEK_STRUCTURE_HEAP ? ring->heap : ring->toast;
+
+	if (unlikely(dek == NULL || dek->seals_left < 1))
+		dek = cmek_seals_reserve(ring, kind, 1);
+	dek->seals_left--;
+	return dek;
+}
+
 /* Does the table have keys?  (Unbound tables have none.) */
 extern bool cmek_table_is_bound(Oid relid);
 
@@ -114,13 +154,22 @@ extern void cmek_keys_create(Oid relid, Oid serverid);
 /* Wrap the table's DEKs by a new table key under another server */
 extern void cmek_keys_rewrap(Oid relid, Oid serverid);
 /* Wrap the table's DEKs by a new table key under the server it has */
-extern void cmek_keys_rotate(Oid relid);
+extern void cmek_keys_rotate_table_key(Oid relid);
 /* The table goes: so do its key rows */
 extern void cmek_keys_delete(Oid relid);
 /* A server goes: nobody can resume it any more */
 extern void cmek_keys_server_dropped(Oid serverid, const char *name);
 /* Is a KMS key suspended, in this database or everywhere? */
 extern bool cmek_key_is_suspended(const char *server);
+/*
+ * Make the next generation of a table's DEKs, unless dek_id is given (not 0)
+ * and no longer current.  To be committed before others can write.
+ */
+extern void cmek_keys_rotate_data_keys(Oid relid, uint32 dek_id);
+/* Ids of the DEKs that are not current any more, in the memory context */
+extern List *cmek_keys_superseded(Oid relid);
+/* Delete DEKs that no row names */
+extern void cmek_keys_retire(Oid relid, List *dek_ids);
 /* A server was renamed: the key rows name it, too */
 extern void cmek_keys_rename_server(const char *oldname, const char *newname);
 
@@ -160,7 +209,39 @@ extern PGDLLIMPORT CmekCounters cmek_counters;
  */
 extern void cmek_progress_start(const char *command, Oid relid, uint64 total);
 extern void cmek_progress_update(uint64 done);
+/* From now on commits do not end it */
+extern void cmek_progress_keep(void);
+/* Is somebody at it? */
+extern bool cmek_progress_running(const char *command, Oid relid);
 extern void cmek_progress_end(void);
+
+/* ----------
+ * rotate.c: a worker that renews data keys, apart from our transaction
+ * ----------
+ */
+typedef enum CmekRenewal
+{
+	CMEK_RENEW_ROTATE,			/* a next generation */
+	CMEK_RENEW_RESEAL			/* old rows under the current one */
+} CmekRenewal;
+
+/* What its bgw_extra holds */
+typedef struct CmekRenewRequest
+{
+	CmekRenewal what;
+	Oid			relid;
+	uint32		dek_id;			/* rotate only when this one is current */
+} CmekRenewRequest;
+
+/*
+ * Start one, and wait for its end when asked to.  False when none can be
+ * started.
+ */
+extern bool cmek_renew_start(CmekRenewal what, Oid relid, uint32 dek_id,
+							 bool wait);
+
+/* Settings */
+extern PGDLLIMPORT bool cmek_auto_reseal;
 
 /* Is the library preloaded, with shared memory at hand? */
 extern bool cmek_is_preloaded(void);

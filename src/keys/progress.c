@@ -5,7 +5,8 @@
  *
  * A fixed number of slots in shared memory; a command that finds none free
  * runs all the same, unseen.  A backend has at most one, and gives it back at
- * the end of its transaction at the latest.
+ * the end of its transaction at the latest, or at the first that aborts when it
+ * works in several.
  *
  *-------------------------------------------------------------------------
  */
@@ -42,6 +43,7 @@ typedef struct ProgressSlot
 
 static ProgressSlot *slots = NULL;
 static ProgressSlot *mine = NULL;
+static bool kept = false;		/* over the ends of transactions */
 
 Size
 cmek_progress_shmem_size(void)
@@ -105,14 +107,36 @@ cmek_progress_end(void)
 	mine->pid = 0;
 	LWLockRelease(cmek_lock(CMEK_LOCK_PROGRESS));
 	mine = NULL;
+	kept = false;
+}
+
+/* See keys.h. */
+void
+cmek_progress_keep(void)
+{
+	kept = true;
+}
+
+/* See keys.h. */
+bool
+cmek_progress_running(const char *command, Oid relid)
+{
+	bool		found = false;
+
+	LWLockAcquire(cmek_lock(CMEK_LOCK_PROGRESS), LW_SHARED);
+	for (int i = 0; i < PROGRESS_SLOTS && !found; i++)
+		found = slots[i].pid != 0 && slots[i].database == MyDatabaseId &&
+			slots[i].relid == relid && strcmp(slots[i].command, command) == 0;
+	LWLockRelease(cmek_lock(CMEK_LOCK_PROGRESS));
+	return found;
 }
 
 /* End of a transaction. */
 static void
 at_xact_end(XactEvent event, void *arg)
 {
-	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT ||
-		event == XACT_EVENT_PREPARE)
+	if (event == XACT_EVENT_ABORT ||
+		(!kept && (event == XACT_EVENT_COMMIT || event == XACT_EVENT_PREPARE)))
 		cmek_progress_end();
 }
 

@@ -21,12 +21,15 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/parallel.h"
 #include "access/table.h"
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "catalog/dependency.h"
 #include "catalog/indexing.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_depend.h"
+#include "miscadmin.h"
 #include "utils/fmgroids.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
@@ -44,6 +47,7 @@ typedef struct RingEntry
 {
 	Oid			relid;			/* hash key */
 	uint64		invalidations;	/* how often the callback met it */
+	bool		aged;			/* a renewal for its age was asked for */
 	CmekKeyRing ring;
 } RingEntry;
 
@@ -241,6 +245,7 @@ find_entry(Oid relid)
 	if (!found)
 	{
 		entry->invalidations = 0;
+		entry->aged = false;
 		memset(&entry->ring, 0, sizeof(CmekKeyRing));
 		entry->ring.relid = relid;
 	}
@@ -308,6 +313,8 @@ replace_deks(CmekKeyRing *ring, const CmekBinding *binding, CmekDek *deks,
 			CmekDek    *old = find_same_dek(ring, &binding->deks[i]);
 
 			deks[i].aead = old->aead;
+			deks[i].seals_left = old->seals_left;
+			deks[i].seals_step = old->seals_step;
 			old->aead = NULL;
 		}
 	empty_ring(ring);
@@ -384,12 +391,42 @@ report_unbound(Oid relid)
 					 name ? name : "...")));
 }
 
+/* Are the current data keys older than they may be? */
+static bool
+ring_is_aged(const CmekBinding *binding)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	for (int i = 0; i < binding->ndeks; i++)
+		if (cmek_data_key_max_age > 0 && binding->deks[i].current &&
+			now - binding->deks[i].created_at >
+			cmek_data_key_max_age * USECS_PER_SEC)
+			return true;
+	return false;
+}
+
+/*
+ * Have a worker renew aged data keys, once for each table and process: nobody
+ * waits for it, and the next process asks again when it came to nothing.
+ */
+static void
+renew_aged(RingEntry *entry, bool aged)
+{
+	if (!aged || entry->aged || RecoveryInProgress() || IsParallelWorker())
+		return;
+	entry->aged = true;
+	(void) cmek_renew_start(CMEK_RENEW_ROTATE, entry->relid,
+							entry->ring.heap->id, false);
+}
+
 /*
  * Read the rows of a table, open its table key and fill its ring.  When the
  * rows changed meanwhile, do it again; but not for ever, since a ring from a
- * moment ago is good too: it lacks at most what cmek_keyring_find looks for.
+ * moment ago is good for this access: it lacks at most what cmek_keyring_find
+ * looks for.  It stays marked for the next access, though, since nobody may
+ * go on sealing with a data key that others believe superseded.
  */
-static void
+static pg_noinline void
 read_ring(RingEntry *entry)
 {
 	CmekKeyRing *ring = &entry->ring;
@@ -397,12 +434,16 @@ read_ring(RingEntry *entry)
 												 CMEK_KEY_LEN);
 	uint64		before;
 	int			attempts = 0;
+	bool		opened;
+	bool		stale = true;
+	bool		aged = false;
 
 	do
 	{
 		CmekLease	lease;
 		CmekBinding *binding;
 
+		CHECK_FOR_INTERRUPTS();
 		if (lease_is_lost(ring))
 			empty_ring(ring);
 		before = entry->invalidations;
@@ -410,11 +451,16 @@ read_ring(RingEntry *entry)
 		if (binding == NULL)
 			report_unbound(entry->relid);
 		/* a table that was switched meanwhile is read again */
-		if (!cmek_table_key_try_open(&binding->table_key, table_key, &lease))
-			continue;
-		fill_ring(ring, binding, table_key, &lease);
-	} while (entry->invalidations != before &&
-			 ++attempts < RING_READ_ATTEMPTS);
+		opened = cmek_table_key_try_open(&binding->table_key, table_key, &lease);
+		if (opened)
+		{
+			fill_ring(ring, binding, table_key, &lease);
+			stale = entry->invalidations != before;
+			aged = ring_is_aged(binding);
+		}
+	} while (!opened || (stale && ++attempts < RING_READ_ATTEMPTS));
+	ring->valid = !stale;
+	renew_aged(entry, aged);
 }
 
 /* Read a ring again, in memory that is cleansed whatever happens. */
@@ -459,6 +505,7 @@ make_temporary_dek(CmekDek *dek, CmekStructureKind kind)
 
 	dek->kind = kind;
 	dek->current = true;
+	dek->seals_left = CMEK_SEALS_HARD_LIMIT;
 	cmek_random_uuid(dek->structure);
 	cmek_random(key, sizeof(key));
 	dek->aead = cmek_aead_create(key);
@@ -592,9 +639,10 @@ cmek_keyring_acquire_toast(Relation toastrel)
 						 acquire_ring(toast_owner(RelationGetRelid(toastrel))));
 }
 
-/* Search a ring as it is. */
-static const CmekDek *
-search_ring(const CmekKeyRing *ring, CmekStructureKind kind, uint32 id)
+/* See keys.h. */
+const CmekDek *
+cmek_keyring_peek(const CmekKeyRing *ring, CmekStructureKind kind,
+				  uint32 id)
 {
 	for (int i = 0; i < ring->ndeks; i++)
 		if (ring->deks[i].id == id && ring->deks[i].kind == kind)
@@ -602,17 +650,24 @@ search_ring(const CmekKeyRing *ring, CmekStructureKind kind, uint32 id)
 	return NULL;
 }
 
+/* Read a ring again now, whatever is thought of it. */
+void
+cmek_keyring_reload(CmekKeyRing *ring)
+{
+	reload_ring(find_entry(ring->relid));
+}
+
 /* See keys.h. */
 const CmekDek *
 cmek_keyring_find(CmekKeyRing *ring, CmekStructureKind kind, uint32 id)
 {
-	const CmekDek *dek = search_ring(ring, kind, id);
+	const CmekDek *dek = cmek_keyring_peek(ring, kind, id);
 
 	if (dek != NULL || !OidIsValid(ring->relid))
 		return dek;
 	/* it may be newer than our last look at the catalog */
 	reload_ring(find_entry(ring->relid));
-	return search_ring(ring, kind, id);
+	return cmek_keyring_peek(ring, kind, id);
 }
 
 /* See keys.h. */
