@@ -241,20 +241,6 @@ sealed_analyze_next_tuple(TableScanDesc scan, TransactionId OldestXmin,
 	return true;
 }
 
-/* A row costs more than its tuple header (sizes for the planner) */
-static void
-sealed_estimate_size(Relation rel, int32 *attr_widths, BlockNumber *pages,
-					 double *tuples, double *allvisfrac)
-{
-	Size		overhead = MAXALIGN(SizeofHeapTupleHeader) + sizeof(ItemIdData);
-
-	if (!is_toast_table(rel))
-		overhead += CMEK_ROW_OVERHEAD;
-	table_block_relation_estimate_size(rel, attr_widths, pages, tuples,
-									   allvisfrac, overhead,
-									   BLCKSZ - SizeOfPageHeaderData);
-}
-
 void
 read_set_callbacks(TableAmRoutine *am)
 {
@@ -269,5 +255,4 @@ read_set_callbacks(TableAmRoutine *am)
 	am->scan_bitmap_next_tuple = sealed_bitmap_next_tuple;
 	am->scan_sample_next_tuple = sealed_sample_next_tuple;
 	am->scan_analyze_next_tuple = sealed_analyze_next_tuple;
-	am->relation_estimate_size = sealed_estimate_size;
 }
