@@ -188,6 +188,7 @@ cmek_bind_move_tree(const CmekClass *cls, const char *key, bool recurse)
 						   NameStr(member.relname));
 		cmek_bind_move(&member, key);
 		cmek_label_set(member.relid, key);
+		cmek_stop("switch-labelled");
 	}
 }
 

@@ -253,6 +253,7 @@ run_pass(ResealPass *pass, bool check)
 		   result == RESEAL_KEY_FULL)
 	{
 		next_transaction();
+		cmek_stop("reseal-batch");
 		if (result == RESEAL_KEY_FULL)
 			rotate_table(pass->relid, 0);
 		pause_between_batches();
@@ -309,7 +310,9 @@ reseal_table(Oid relid)
 			continue;
 		if (pass.dead > 0 || pass.damaged > 0)
 			break;
+		cmek_stop("reseal-retire");
 		result = reseal_retire(&pass);
+		cmek_stop("reseal-retired");
 		next_transaction();
 		if (result == RESEAL_END)
 			break;

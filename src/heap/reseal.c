@@ -353,6 +353,7 @@ page_reseal(ResealTarget *target, const CmekKeyRing *ring, CmekDek *to,
 	}
 	cmek_cleanse(room, BLCKSZ);
 	pfree(room);
+	cmek_stop("reseal-page");
 	if (target->pass->resealed > before)
 		GenericXLogFinish(xlog);
 	else

@@ -326,6 +326,7 @@ rewrite_rows(RowCopy *copy, Relation newshadow, Relation index,
 	else
 		rows_copy_by_block(copy);
 	end_heap_rewrite(copy->rewrite);
+	cmek_stop("rewrite-rows");
 
 	if (!copy->reform && OidIsValid(copy->newheap->rd_toastoid))
 	{

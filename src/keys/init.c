@@ -229,6 +229,7 @@ cmek_keys_init(void)
 	cmek_stat_init();
 	cmek_progress_init();
 	cmek_suspend_init();
+	cmek_stop_init();
 	if (!IsBinaryUpgrade)
 	{
 		cmek_workers_register();

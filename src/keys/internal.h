@@ -363,6 +363,9 @@ extern Size cmek_progress_shmem_size(void);
 extern void cmek_progress_shmem_init(void);
 extern void cmek_progress_init(void);
 
+/* stop.c */
+extern void cmek_stop_init(void);
+
 /* worker.c, keeper.c */
 extern void cmek_workers_register(void);
 extern void cmek_keeper_register(void);

@@ -154,7 +154,9 @@ static void
 store_rewrapped(const CmekBinding *binding, const CmekTableKeyRow *row)
 {
 	cmek_catalog_insert_table_key(row);
+	cmek_stop("switch-stored");
 	cmek_catalog_seal_table_key(&binding->table_key);
+	cmek_stop("switch-chained");
 	cmek_catalog_rewrap_data_keys(binding->table_key.relid, binding->deks,
 								  binding->ndeks);
 	cmek_table_key_forget(binding->table_key.id, true);
@@ -172,8 +174,10 @@ rewrap_keys(CmekBinding *binding, Oid serverid)
 	cmek_table_key_open(&binding->table_key, old_key, &lease);
 	cmek_table_key_generate(binding->table_key.relid, serverid,
 							binding->table_key.version + 1, row, key);
+	cmek_stop("switch-generated");
 	rewrap_under(binding, old_key, row, key);
 	store_rewrapped(binding, row);
+	cmek_stop("switch-rewrapped");
 }
 
 /* The body of cmek_keys_import, up to the dependency. */
@@ -277,6 +281,7 @@ move_keys(CmekBinding *binding, Oid serverid, const CmekChain *chain)
 	CommandCounterIncrement();
 	record_dependency(relid, serverid);
 	announce(relid);
+	cmek_stop("switch-announced");
 }
 
 /* See keys.h. */

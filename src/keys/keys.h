@@ -243,6 +243,9 @@ extern bool cmek_renew_start(CmekRenewal what, Oid relid, uint32 dek_id,
 /* Settings */
 extern PGDLLIMPORT bool cmek_auto_reseal;
 
+/* A stop point for tests: see stop.c */
+extern void cmek_stop(const char *name);
+
 /* Is the library preloaded, with shared memory at hand? */
 extern bool cmek_is_preloaded(void);
 /* ERROR that says what to set when it is not */

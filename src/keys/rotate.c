@@ -89,7 +89,9 @@ rotate(Oid relid, uint32 dek_id)
 		return;
 	cmek_table_key_open(&binding->table_key, key, &lease);
 	cmek_catalog_supersede_data_keys(relid);
+	cmek_stop("rotate-superseded");
 	make_successors(binding, key);
+	cmek_stop("rotate-made");
 	/* rings that know the old ones only are told at commit */
 	CacheInvalidateRelcacheByRelid(relid);
 	CommandCounterIncrement();
