@@ -19,6 +19,7 @@
 #include "catalog/index.h"
 #include "executor/executor.h"
 #include "nodes/makefuncs.h"
+#include "storage/bufmgr.h"
 #include "utils/memutils.h"
 
 #include "heap/internal.h"
@@ -68,12 +69,17 @@ build_end(SealedBuild *build)
 	build->info->ii_PredicateState = NULL;
 }
 
-/* Stock heap's slot around a datum of ctid, which holds the sealed row */
-static BufferHeapTupleTableSlot *
-build_sealed_slot(Datum ctid)
+/*
+ * The sealed row in stock heap's slot around a datum of ctid.  The slot may or
+ * may not be one with a buffer, and none is needed: whoever builds an index
+ * holds a lock that keeps cmek.reseal() away, so no row is torn.
+ */
+static HeapTuple
+build_sealed_row(Datum ctid)
 {
-	return (BufferHeapTupleTableSlot *)
-		(DatumGetPointer(ctid) - offsetof(TupleTableSlot, tts_tid));
+	char	   *slot = DatumGetPointer(ctid) - offsetof(TupleTableSlot, tts_tid);
+
+	return ((HeapTupleTableSlot *) slot)->tuple;
 }
 
 /*
@@ -84,8 +90,7 @@ static bool
 build_form(SealedBuild *build, Datum ctid, ItemPointer tid,
 		   Datum *values, bool *isnull)
 {
-	BufferHeapTupleTableSlot *slot = build_sealed_slot(ctid);
-	HeapTuple	sealed = slot->base.tuple;
+	HeapTuple	sealed = build_sealed_row(ctid);
 	CmekKeyRing *ring = cmek_keyring_acquire(build->heap);
 	HeapTuple	plain = &build->tuple;
 
@@ -94,7 +99,7 @@ build_form(SealedBuild *build, Datum ctid, ItemPointer tid,
 	plain->t_self = *tid;
 	plain->t_tableOid = RelationGetRelid(build->heap);
 	plain->t_data = (HeapTupleHeader) build->plain;
-	row_open_from_buffer(ring, sealed, slot->buffer, build->plain);
+	row_open_from_buffer(ring, sealed, InvalidBuffer, build->plain);
 	ExecStoreHeapTuple(plain, build->slot, false);
 
 	if (build->predicate && !ExecQual(build->predicate, build->econtext))

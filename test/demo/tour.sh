@@ -77,6 +77,92 @@ error_of() {
 		sed 's/^/      /' || true
 }
 
+# Wait until a query says t, for ten seconds or so
+wait_true() {
+	local i
+
+	for i in $(seq 200); do
+		[ "$(sql "$1")" != t ] || return 0
+		sleep 0.05
+	done
+	return 1
+}
+
+# The server's own pgbench, or another one
+find_pgbench() {
+	pgbench=$bindir/pgbench
+	[ -x "$pgbench" ] || pgbench=$(command -v pgbench) ||
+		wrong "no pgbench in $bindir nor in PATH: it comes with postgresql-$version or postgresql-client-$version"
+}
+
+# Two clients for some seconds: each transaction writes one row and reads another
+bench_start() {
+	cat >"$work/bench.sql" <<-END
+		\\set id random(1, 100)
+		\\set page random(0, $(($(sql "SELECT pg_relation_size('sealed') / 8192") - 1)))
+		BEGIN;
+		UPDATE visits SET n = n + 1 WHERE id = :id;
+		SELECT package, length(paragraph) FROM sealed WHERE ctid = '(:page,1)';
+		END;
+	END
+	LC_ALL=C "$pgbench" -n -c 2 -j 2 -T "$1" -f "$work/bench.sql" -l --log-prefix="$work/bench" \
+		-h "$sock" -U postgres demo >"$work/bench.out" 2>&1 &
+	bench=$!
+	wait_true 'SELECT sum(n) > 0 FROM visits' ||
+		{ cat "$work/bench.out"; wrong "pgbench has done nothing in ten seconds"; }
+}
+
+bench_runs() { kill -0 "$bench" 2>/dev/null; }
+
+# What pgbench says; a client that meets an error stops, so errors count, too
+bench_report() {
+	local status=0 failed slowest
+
+	wait "$bench" || status=$?
+	transactions=$(sed -n 's/^number of transactions actually processed: \([0-9]*\).*/\1/p' "$work/bench.out")
+	failed=$(sed -n 's/^number of failed transactions: \([0-9]*\).*/\1/p' "$work/bench.out")
+	failed=$((${failed:-0} + $(grep -c 'ERROR:' "$work/bench.out" || true)))
+	slowest=$(cat "$work"/bench.[0-9]* | awk '$3 + 0 > max { max = $3 + 0 } END { print int(max / 1000) }')
+	fact "transactions done meanwhile" "${transactions:-0}"
+	[ "$failed" = 0 ] || grep -m 3 'ERROR:' "$work/bench.out" || true
+	expect "transactions failed" "$failed" 0
+	fact "the slowest took" "$slowest ms"
+	[ "$status" = 0 ] || { cat "$work/bench.out"; wrong "pgbench ended with status $status"; }
+	[ "${transactions:-0}" -gt 100 ] || wrong "pgbench did only ${transactions:-0} transactions"
+	[ "$slowest" -lt 3000 ] || wrong "a transaction waited for $slowest ms"
+}
+
+# A session that stays: ask it, then take its answer
+session_open() {
+	coproc session { "${psql[@]}" -U postgres -At -v ON_ERROR_STOP=0 -v VERBOSITY=verbose 2>&1; }
+	# subshells have no descriptors of coprocesses, but of copies
+	exec {asks}>&"${session[1]}" {answers}<&"${session[0]}"
+}
+
+session_close() {
+	printf '\\q\n' >&"$asks"
+	exec {asks}>&- {answers}<&-
+}
+
+session_ask() { printf '%s;\n\\echo -- end\n' "$1" >&"$asks"; }
+
+# session_answer SECONDS: all lines of it, or fail
+session_answer() {
+	local line
+
+	while IFS= read -r -t "$1" -u "$answers" line; do
+		[ "$line" != '-- end' ] || return 0
+		echo "$line"
+	done
+	return 1
+}
+
+session_sql() {
+	session_ask "$1"
+	session_answer 60 || wrong "no answer to $1"
+}
+
+find_pgbench
 title "A private server with the extension, no KMS to set up"
 cluster_init "cmek.key_cache_ttl = '1s'" "cmek.kms_grace = '1s'" "autovacuum = off" \
 	"shared_buffers = '256MB'" "max_parallel_workers_per_gather = 0"
@@ -140,15 +226,60 @@ done
 filenode() { sql "SELECT pg_relation_filepath('$1')"; }
 fact "lines with \"lib\" in the file of plain" "$(grep -ac lib "$data/$(filenode plain)" || true)"
 
-title "Another KMS key: ALTER TABLE sealed SET (cmek.key = 'second')"
+title "Another KMS key while pgbench reads and writes: ALTER TABLE sealed SET (cmek.key = 'second')"
 (umask 077 && od -An -tx1 -N32 /dev/urandom | tr -d ' \n' >"$work/second.key")
-sql "CREATE SERVER second FOREIGN DATA WRAPPER cmek_file OPTIONS (key_file '$work/second.key')"
+sql "CREATE SERVER second FOREIGN DATA WRAPPER cmek_file OPTIONS (key_file '$work/second.key');
+	CREATE TABLE visits (id int, n int) USING cmek_heap;
+	INSERT INTO visits SELECT i, 0 FROM generate_series(1, 100) i"
+key_of() { sql "SELECT key FROM cmek.tables WHERE \"table\" = '$1'::regclass"; }
 before=$(sql "SELECT pg_relation_filenode('sealed')")
+first=$(key_of sealed)
+bench_start 5
 t0=$(now)
 sql "ALTER TABLE sealed SET (cmek.key = 'second')"
 fact "switched in (data keys rewrapped, no row)" "$(ms "$t0")"
+expect "its key is now" "$(key_of sealed)" second
+sql "ALTER TABLE visits SET (cmek.key = 'second')"
+switches=1
+while bench_runs; do
+	sql "CALL cmek.switch_key('second', '$first')"
+	sql "CALL cmek.switch_key('$first', 'second')"
+	switches=$((switches + 2))
+done
+bench_report
+fact "switches of both tables, back and forth" "$switches"
+[ "$switches" -ge 5 ] || wrong "too few switches while pgbench ran"
+expect "transactions found in the table" "$(sql 'SELECT sum(n) FROM visits')" "$transactions"
 expect "the file of the table is the same" "$(sql "SELECT pg_relation_filenode('sealed')")" "$before"
-expect "its key is now" "$(sql "SELECT key FROM cmek.tables WHERE \"table\" = 'sealed'::regclass")" second
+expect "the keys of both tables" "$(key_of sealed), $(key_of visits)" "second, second"
+
+title "A running scan, and SELECT cmek.suspend_key('second')"
+read_all='SELECT count(*), sum(length(package)) FROM sealed'
+all=$(sql "$read_all")
+session_open
+pid=$(session_sql 'SELECT pg_backend_pid()')
+# reads the whole table again and again, for hours
+session_ask 'SELECT sum((SELECT sum(length(package)) FROM sealed WHERE installed_size <> g))
+	FROM generate_series(1, 1000000) g'
+wait_true "SELECT state = 'active' AND clock_timestamp() - query_start > '1s'
+	FROM pg_stat_activity WHERE pid = $pid" || wrong "the scan does not run"
+fact "the scan runs for" "$(sql "SELECT (extract(epoch FROM clock_timestamp() - query_start) * 1000)::int || ' ms'
+	FROM pg_stat_activity WHERE pid = $pid")"
+t0=$(now)
+sql "SELECT cmek.suspend_key('second')" >/dev/null
+suspended=$(ms "$t0")
+session_answer 5 >"$work/scan.out" || wrong "the scan still runs five seconds after its key was suspended"
+took=$(ms "$t0")
+expect "the scan ended with" "$(sed -n 's/^ERROR:  \([A-Z0-9]*\):.*/\1/p' "$work/scan.out")" KM001
+fact "after suspend_key was called, in" "$took (suspend_key and its commit: $suspended)"
+grep -E '^(ERROR|DETAIL|HINT)' "$work/scan.out" | sed 's/^/      /'
+expect "cmek.keys says" "$(sql "SELECT state FROM cmek.keys WHERE name = 'second'")" suspended
+expect "another session" "$(state 'SELECT count(*) FROM sealed')" KM001
+expect "SELECT count(*) FROM plain" "$(state 'SELECT count(*) FROM plain')" ok
+sql "SELECT cmek.resume_key('second')" >/dev/null
+expect "resumed: the same session reads all rows" "$(session_sql "$read_all")" "$all"
+expect "by the same backend" "$(session_sql 'SELECT pg_backend_pid()')" "$pid"
+session_close
 
 title "The key goes away"
 mv "$work/second.key" "$work/second.key.away"
