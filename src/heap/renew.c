@@ -38,6 +38,7 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
 #include "heap/internal.h"
@@ -160,8 +161,11 @@ rotate_table(Oid relid, uint32 dek_id)
 
 	if (rel != NULL)
 	{
+		/* after a commit there is none, and core wants one for its writes */
+		PushActiveSnapshot(GetTransactionSnapshot());
 		if (reseal_knows_table(rel))
 			cmek_keys_rotate_data_keys(relid, dek_id);
+		PopActiveSnapshot();
 		relation_close(rel, NoLock);
 	}
 	next_transaction();

@@ -494,7 +494,11 @@ reseal_retire(ResealPass *pass)
 	if (table == NULL)
 		return RESEAL_GONE;
 	if (pass_has_same_files(pass, table))
+	{
+		PushActiveSnapshot(GetTransactionSnapshot());
 		cmek_keys_retire(pass->relid, pass->old);
+		PopActiveSnapshot();
+	}
 	else
 		result = RESEAL_MOVED;
 	relation_close(table, NoLock);
