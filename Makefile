@@ -4,6 +4,7 @@
 #   make test                     set-up, build and every test
 #   make demo                     set-up, build and the tour
 #   make bench                    sealed / heap, side by side
+#   make test-core                PostgreSQL's own suites on sealed tables
 
 EXTENSION = cmek
 MODULE_big = cmek
