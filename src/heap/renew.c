@@ -148,6 +148,28 @@ tables_of(Oid relid)
 	return result;
 }
 
+/*
+ * What both procedures do: "work" for each table of the argument, outside of
+ * anybody's transaction, for it commits.
+ */
+static void
+call_for_tables(FunctionCallInfo fcinfo, const char *what,
+				void (*work) (Oid relid))
+{
+	ListCell   *lc;
+
+	prevent_in_block(fcinfo, what);
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("the table must not be null")));
+	cmek_require_preload();
+	SPI_connect_ext(SPI_OPT_NONATOMIC);
+	foreach(lc, tables_of(PG_GETARG_OID(0)))
+		work(lfirst_oid(lc));
+	SPI_finish();
+}
+
 /* ----------
  * Rotation
  * ----------
@@ -171,6 +193,13 @@ rotate_table(Oid relid, uint32 dek_id)
 	next_transaction();
 }
 
+/* The same whatever the present generation is */
+static void
+rotate_any_table(Oid relid)
+{
+	rotate_table(relid, 0);
+}
+
 /*
  * CALL cmek.rotate_data_key(table): new values are sealed with new data keys
  * from now on; old ones stay as they are until they are resealed.  A
@@ -179,18 +208,7 @@ rotate_table(Oid relid, uint32 dek_id)
 Datum
 cmek_rotate_data_key(PG_FUNCTION_ARGS)
 {
-	ListCell   *lc;
-
-	prevent_in_block(fcinfo, "cmek.rotate_data_key()");
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("the table must not be null")));
-	cmek_require_preload();
-	SPI_connect_ext(SPI_OPT_NONATOMIC);
-	foreach(lc, tables_of(PG_GETARG_OID(0)))
-		rotate_table(lfirst_oid(lc), 0);
-	SPI_finish();
+	call_for_tables(fcinfo, "cmek.rotate_data_key()", rotate_any_table);
 	PG_RETURN_VOID();
 }
 
@@ -333,18 +351,7 @@ reseal_table(Oid relid)
 Datum
 cmek_reseal(PG_FUNCTION_ARGS)
 {
-	ListCell   *lc;
-
-	prevent_in_block(fcinfo, "cmek.reseal()");
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("the table must not be null")));
-	cmek_require_preload();
-	SPI_connect_ext(SPI_OPT_NONATOMIC);
-	foreach(lc, tables_of(PG_GETARG_OID(0)))
-		reseal_table(lfirst_oid(lc));
-	SPI_finish();
+	call_for_tables(fcinfo, "cmek.reseal()", reseal_table);
 	PG_RETURN_VOID();
 }
 

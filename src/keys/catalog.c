@@ -493,6 +493,18 @@ bytes_datum(const uint8 *bytes, uint32 len)
 	return PointerGetDatum(value);
 }
 
+/* Replace some columns of one row. */
+static void
+update_row(Relation rel, HeapTuple tuple, Datum *values, bool *nulls,
+		   bool *replaces)
+{
+	HeapTuple	copy = heap_modify_tuple(tuple, RelationGetDescr(rel),
+										 values, nulls, replaces);
+
+	CatalogTupleUpdate(rel, &copy->t_self, copy);
+	heap_freetuple(copy);
+}
+
 /* Form and insert a row. */
 static void
 insert_row(Oid catalog, Datum *values, bool *nulls)
@@ -560,7 +572,6 @@ cmek_catalog_seal_table_key(const CmekTableKeyRow *row)
 		Datum		values[Natts_table_key] = {0};
 		bool		nulls[Natts_table_key] = {false};
 		bool		replaces[Natts_table_key] = {false};
-		HeapTuple	copy;
 
 		if (DatumGetInt32(get_attr(tuple, Anum_table_key_version,
 								   RelationGetDescr(rel))) != row->version)
@@ -568,10 +579,7 @@ cmek_catalog_seal_table_key(const CmekTableKeyRow *row)
 		put_seal(row, values, nulls);
 		replaces[Anum_table_key_sealed_by - 1] = true;
 		replaces[Anum_table_key_sealed - 1] = true;
-		copy = heap_modify_tuple(tuple, RelationGetDescr(rel),
-								 values, nulls, replaces);
-		CatalogTupleUpdate(rel, &copy->t_self, copy);
-		heap_freetuple(copy);
+		update_row(rel, tuple, values, nulls, replaces);
 		done = true;
 	}
 	systable_endscan(scan);
@@ -612,17 +620,13 @@ rewrap_row(Relation rel, HeapTuple tuple, const CmekDataKeyRow *row)
 	Datum		values[Natts_data_key] = {0};
 	bool		nulls[Natts_data_key] = {false};
 	bool		replaces[Natts_data_key] = {false};
-	HeapTuple	copy;
 
 	values[Anum_data_key_table_key - 1] = uuid_datum(row->table_key);
 	replaces[Anum_data_key_table_key - 1] = true;
 	values[Anum_data_key_wrapped - 1] = bytes_datum(row->wrapped,
 													sizeof(row->wrapped));
 	replaces[Anum_data_key_wrapped - 1] = true;
-	copy = heap_modify_tuple(tuple, RelationGetDescr(rel),
-							 values, nulls, replaces);
-	CatalogTupleUpdate(rel, &copy->t_self, copy);
-	heap_freetuple(copy);
+	update_row(rel, tuple, values, nulls, replaces);
 }
 
 /* Store the new wrapping of data keys of a table. */
@@ -665,14 +669,10 @@ supersede_row(Relation rel, HeapTuple tuple)
 	Datum		values[Natts_data_key] = {0};
 	bool		nulls[Natts_data_key] = {false};
 	bool		replaces[Natts_data_key] = {false};
-	HeapTuple	copy;
 
 	values[Anum_data_key_current - 1] = BoolGetDatum(false);
 	replaces[Anum_data_key_current - 1] = true;
-	copy = heap_modify_tuple(tuple, RelationGetDescr(rel),
-							 values, nulls, replaces);
-	CatalogTupleUpdate(rel, &copy->t_self, copy);
-	heap_freetuple(copy);
+	update_row(rel, tuple, values, nulls, replaces);
 }
 
 /* Let the data keys of a table be current no more: new ones are to come. */
@@ -794,18 +794,14 @@ cmek_catalog_rename_server(const char *oldname, const char *newname)
 		Datum		values[Natts_table_key] = {0};
 		bool		nulls[Natts_table_key] = {false};
 		bool		replaces[Natts_table_key] = {false};
-		HeapTuple	copy;
 
 		values[Anum_table_key_server - 1] = NameGetDatum(&to);
 		replaces[Anum_table_key_server - 1] = true;
-		copy = heap_modify_tuple(tuple, RelationGetDescr(rel),
-								 values, nulls, replaces);
-		CatalogTupleUpdate(rel, &copy->t_self, copy);
+		update_row(rel, tuple, values, nulls, replaces);
 		CacheInvalidateRelcacheByRelid(DatumGetObjectId(
 														get_attr(tuple,
 																 Anum_table_key_relid,
 																 RelationGetDescr(rel))));
-		heap_freetuple(copy);
 		written = true;
 	}
 	systable_endscan(scan);
