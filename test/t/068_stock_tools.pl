@@ -32,7 +32,7 @@ my $rows = $node->safe_psql('app', $query);
 
 like($node->safe_psql('app', '\dt+'), qr/^public\|t\|table\|\w+\|permanent\|cmek_heap\|/m, '\dt+ shows the access method');
 like($node->safe_psql('app', '\dm+'), qr/\|cmek_heap\|/, '\dm+ does');
-like($node->safe_psql('app', '\d+ t'), qr/Access method: cmek_heap/, '\d+ does');
+like($node->safe_psql('app', "\\t off\n\\d+ t"), qr/Access method: cmek_heap/, '\d+ does');
 like($node->safe_psql('app', '\dA+'), qr/^cmek_heap\|Table\|cmek\.heap_handler\|/m, '\dA+ shows the method');
 like($node->safe_psql('app', '\des+'), qr/^cmek_service_key\|/m, '\des+ shows keys');
 like($node->safe_psql('app', '\dx+ cmek'), qr/access method cmek_heap/, '\dx+ shows what the extension has');
@@ -79,7 +79,7 @@ $node->safe_psql('postgres', 'ALTER DATABASE app SET TABLESPACE space');
 is($node->safe_psql('app', $query), $rows, 'ALTER DATABASE SET TABLESPACE');
 $node->safe_psql('app', 'ALTER TABLE t SET TABLESPACE pg_default; ALTER INDEX keyed_pkey SET TABLESPACE pg_default');
 is($node->safe_psql('app', $query), $rows, 'ALTER TABLE SET TABLESPACE');
-$node->safe_psql('app', 'ALTER TABLE ALL IN TABLESPACE pg_default SET TABLESPACE space');
+$node->safe_psql('app', 'ALTER TABLE ALL IN TABLESPACE pg_default SET TABLESPACE space; ALTER INDEX ALL IN TABLESPACE pg_default SET TABLESPACE space');
 $node->safe_psql('postgres', 'ALTER DATABASE app SET TABLESPACE pg_default');
 is($node->safe_psql('app', $query), $rows, 'and back');
 is($node->safe_psql('app', "SELECT count(*) FROM unnest('{t,keyed}'::regclass[]) r, cmek.verify(r)"), '0', 'verify');
@@ -124,8 +124,7 @@ for my $order ([ 'cmek', @neighbours ], [ @neighbours, 'cmek' ], [ @neighbours[ 
 	is($node->safe_psql('app', q{CREATE TABLE n (a int, t text) USING cmek_heap; INSERT INTO n SELECT i, 'n' || i FROM generate_series(1, 100) i;
 		ALTER TABLE n ADD COLUMN b int DEFAULT 7; UPDATE n SET b = a; DELETE FROM n WHERE a > 50; TRUNCATE n; DROP TABLE n;
 		SELECT count(*), sum(id) FROM keyed}), '1000|500500', 'statements of all kinds');
-	fails_with($node, '42501', 'CREATE INDEX ON t (id)', 'policies hold', 'app')
-	  if sqlstate($node, 'CREATE INDEX ON t (id)', 'app') eq '42501';
+	like(error_text($node, 'CREATE INDEX ON t (id)', 'app'), qr/would hold values of sealed table "t" in clear/, 'policies hold');
 	is($node->safe_psql('app', q{SELECT sum(calls) FROM pg_stat_statements WHERE query LIKE 'SELECT count(*), sum(hashtext(t)) FROM t%'}), '1', 'pg_stat_statements counts them');
 	is($node->safe_psql('app', q{SELECT count(*) FROM pg_stat_statements WHERE query LIKE 'CREATE TABLE n%USING cmek_heap%'}), '1', 'and utility statements as they were given');
 	like(slurp_file($node->logfile, $log), qr/plan:.*Query Text: SELECT count\(\*\), sum\(hashtext\(t\)\) FROM t.*Seq Scan on t /s, 'auto_explain explains');
