@@ -5,6 +5,7 @@
 #   make demo                     set-up, build and the tour
 #   make bench                    sealed / heap, side by side
 #   make test-core                PostgreSQL's own suites on sealed tables
+#   make test-upgrade             pg_upgrade 15 -> 17 -> 18
 
 EXTENSION = cmek
 MODULE_big = cmek
@@ -16,7 +17,7 @@ PG_CONFIG ?= pg_config
 
 # These find and install what they need themselves, so they come before
 # anything that asks pg_config; a PG_CONFIG that was given is theirs to use
-TOURS = test demo bench test-core
+TOURS = test demo bench test-core test-upgrade
 .PHONY: $(TOURS)
 ifneq ($(filter $(TOURS),$(MAKECMDGOALS)),)
 $(TOURS): export PG_CONFIG := $(if $(filter file,$(origin PG_CONFIG)),,$(PG_CONFIG))
@@ -24,6 +25,8 @@ test:
 	@bash $(srcdir)/test/run.sh
 test-core:
 	@bash $(srcdir)/test/core/run.sh
+test-upgrade:
+	@bash $(srcdir)/test/upgrade/run.sh
 demo bench:
 	@bash $(srcdir)/test/$@/run.sh
 else

@@ -13,6 +13,8 @@
 
 . "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
 
+# 069_archivers backs up with them, under configuration files of its own
+optional_packages="pgbackrest barman"
 setup_packages
 setup_server
 if [ "${CMEK_TEST_AM:-cmek_heap}" != heap ]; then

@@ -80,6 +80,10 @@ setup_packages() {
 	if [ -n "$(apt-cache show libipsec-mb-dev 2>/dev/null)" ]; then
 		wanted="$wanted libipsec-mb-dev"
 	fi
+	# not every release has them; what needs them is skipped without
+	for p in ${optional_packages:-}; do
+		[ -z "$(apt-cache show "$p" 2>/dev/null)" ] || wanted="$wanted $p"
+	done
 	for p in $wanted; do
 		is_installed "$p" || missing+=("$p")
 	done

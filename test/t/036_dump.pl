@@ -50,45 +50,75 @@ is(index($text, substr($wrapped, 0, 24)), -1, 'no wrapped key is');
 like($text, qr/default_table_access_method = cmek_heap/, 'the access method is');
 isnt(index($text, "c4ca4238a0b923820dcc509a6f75849b"), -1, 'rows are, in clear: pg_dump reads as a user does');
 
-# custom format into a new database, errors are errors
-for my $jobs (1, 2)
+# every format, with parallel jobs where there are any; errors are errors
+my @form = (
+	{ db => 'custom', dump => ['-Fc'], restore => [ '-j', '2' ] },
+	{ db => 'directory', dump => [ '-Fd', '-j', '2' ], restore => [ '-j', '2' ] },
+	{ db => 'tar', dump => ['-Ft'], restore => [] },
+	{ db => 'plain', dump => ['-Fp'] });
+for my $form (@form)
 {
-	my $db = "restored$jobs";
+	my $db = $form->{db};
+	my $to = $node->connstr($db);
 
-	$node->command_ok([ 'pg_dump', '-Fc', '-d', $host, '-f', "$dir/dump$jobs" ], 'pg_dump -Fc');
+	$node->command_ok([ 'pg_dump', @{ $form->{dump} }, '-d', $host, '-f', "$dir/$db" ], "pg_dump @{ $form->{dump} }");
 	$node->safe_psql('postgres', "CREATE DATABASE $db");
-	$node->command_ok([ 'pg_restore', '--exit-on-error', '-j', $jobs, '-d', $node->connstr($db), "$dir/dump$jobs" ],
-		"pg_restore -j $jobs");
-	is($node->safe_psql($db, $query), $rows, 'the same rows');
-	is($node->safe_psql($db, $bound), $bindings, 'the same bindings');
+	$node->command_ok($form->{restore}
+		? [ 'pg_restore', '--exit-on-error', @{ $form->{restore} }, '-d', $to, "$dir/$db" ]
+		: [ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-d', $to, '-f', "$dir/$db" ],
+		"$db: restored");
+	is($node->safe_psql($db, $query), $rows, "$db: the same rows");
+	is($node->safe_psql($db, $bound), $bindings, "$db: the same bindings");
 	is($node->safe_psql($db, q{SELECT count(*) FROM pg_class c JOIN pg_am a ON a.oid = c.relam WHERE a.amname = 'cmek_heap' AND relkind IN ('r', 'm')}),
 		$node->safe_psql('postgres', q{SELECT count(*) FROM pg_class c JOIN pg_am a ON a.oid = c.relam WHERE a.amname = 'cmek_heap' AND relkind IN ('r', 'm')}),
-		'all sealed again');
-	is($node->safe_psql($db, "SELECT count(*) FROM cmek.verify('t2')"), '0', 'verify');
+		"$db: all sealed again");
+	is($node->safe_psql($db, "SELECT count(*) FROM cmek.verify('t2')"), '0', "$db: verify");
 	isnt($node->safe_psql($db, 'SELECT string_agg(id::text, $$,$$) FROM cmek.table_key'),
 		$node->safe_psql('postgres', 'SELECT string_agg(id::text, $$,$$) FROM cmek.table_key'),
-		'under keys of its own');
+		"$db: under keys of its own");
+}
+
+# A label that fails.  Whoever restores may not use the key of t2; pg_restore goes on.
+# With default_key = 'none' t2 gets no row; else its rows are sealed under the default key
+$node->safe_psql('postgres', 'CREATE ROLE restorer LOGIN; GRANT USAGE ON FOREIGN SERVER cmek_service_key TO restorer');
+for my $case ([ 'none', 0 ], [ 'cmek_service_key', 300 ])
+{
+	my ($default, $loaded) = @$case;
+	my $db = "label_$default";
+
+	$node->safe_psql('postgres', "CREATE DATABASE $db");
+	$node->safe_psql($db, "CREATE EXTENSION cmek; CREATE SERVER second FOREIGN DATA WRAPPER cmek_file OPTIONS (key_file '$second');
+		GRANT CREATE ON SCHEMA public TO restorer");
+	local $ENV{PGOPTIONS} = "-c cmek.default_key=$default";
+	my (undef, $complaint) = run_command([ 'pg_restore', '-O', '-x', '-t', 't2', '-U', 'restorer', '-d', $node->connstr($db), "$dir/custom" ]);
+	delete $ENV{PGOPTIONS};
+	is($node->safe_psql($db, 'SELECT count(*) FROM pg_class WHERE relname = $$t2$$'), '1', "$default: the table is made");
+	is($node->safe_psql($db, "SELECT count(*) FROM cmek.bindings WHERE server = 'second'"), '0', "$default: not bound to its key");
+	my $count = sqlstate($node, 'SELECT count(*) FROM t2', $db) eq '' ? $node->safe_psql($db, 'SELECT count(*) FROM t2') : 0;
+	is($count, $loaded, "$default: $loaded rows are in it");
+	like($complaint, $loaded ? qr/permission denied for foreign server second/ : qr/permission denied for foreign server second.*COPY failed for table "t2".*has no key/s,
+		"$default: pg_restore says what failed");
 }
 
 # the recipe of DESIGN section 1: no default key, labels bind before the data
 $node->safe_psql('postgres', 'CREATE DATABASE recipe');
 $node->safe_psql('postgres', q{ALTER DATABASE recipe SET cmek.default_key = 'none'});
-$node->command_ok([ 'pg_restore', '-s', '-d', $node->connstr('recipe'), "$dir/dump1" ], 'pg_restore --schema-only');
+$node->command_ok([ 'pg_restore', '-s', '-d', $node->connstr('recipe'), "$dir/custom" ], 'pg_restore --schema-only');
 is($node->safe_psql('recipe', $bound), $bindings, 'bound by their labels alone');
 $node->safe_psql('recipe', 'CREATE TABLE unbound (a int) USING cmek_heap');
 isnt(sqlstate($node, 'INSERT INTO unbound VALUES (1)', 'recipe'), '', 'an unbound table refuses rows');
 
 # a whole template database: its clone reads its own data, whatever the order
-$node->safe_psql('postgres', 'CREATE DATABASE clone TEMPLATE restored1');
+$node->safe_psql('postgres', 'CREATE DATABASE clone TEMPLATE custom');
 is($node->safe_psql('clone', $query), $rows, 'a clone reads its rows');
 $node->safe_psql('clone', q{UPDATE t SET t = 'clone'; INSERT INTO t2 VALUES (0, 'clone')});
-is($node->safe_psql('restored1', $query), $rows, 'the template reads its own');
+is($node->safe_psql('custom', $query), $rows, 'the template reads its own');
 $node->restart;
-is($node->safe_psql('restored1', $query), $rows, 'template first after a restart');
+is($node->safe_psql('custom', $query), $rows, 'template first after a restart');
 is($node->safe_psql('clone', q{SELECT count(*) FROM t WHERE t = 'clone'}), '300', 'then the clone');
 $node->restart;
 is($node->safe_psql('clone', q{SELECT count(*) FROM t WHERE t = 'clone'}), '300', 'clone first after a restart');
-$node->safe_psql('postgres', 'DROP DATABASE restored1');
+$node->safe_psql('postgres', 'DROP DATABASE custom');
 is($node->safe_psql('clone', q{SELECT count(*) FROM t WHERE t = 'clone'}), '300', 'the template may go');
 
 # a physical backup is sealed and starts with the key only
