@@ -125,7 +125,9 @@ build_extension() {
 
 	say "building in ${build#"$top"/}, warnings are errors"
 	mkdir -p "$build"
-	cp -a "$top"/{Makefile,cmek.control,src,sql,test} "$build"
+	# without what a make in the tree left, maybe for another version
+	tar -C "$top" -cf - --exclude='*.o' --exclude='*.so' --exclude='*.bc' \
+		Makefile cmek.control src sql test | tar -C "$build" -xf -
 	for f in $(cd "$build" && find src test -name '*.[ch]'); do
 		[ -e "$top/$f" ] || rm -f "$build/$f" "$build/${f%.c}.o"
 	done

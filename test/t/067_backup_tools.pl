@@ -86,7 +86,7 @@ show_key($key);
 
 SKIP:
 {
-	skip 'incremental backups came with 17', 8 if $major < 17;
+	skip 'incremental backups came with 17', 9 if $major < 17;
 	ok(wait_for_ok($node, $query), 'the key is back');
 	$node->safe_psql('postgres', q{UPDATE sealed SET t = t || 'i' WHERE id < 50; UPDATE plain SET t = t || 'i' WHERE id < 50; CHECKPOINT});
 	hide_key($key);
