@@ -114,6 +114,7 @@ unlink($file{gone});
 # One upgrade
 # ---------------------------------------------------------------------
 
+# What pg_upgrade does not know of
 sub bring_service_key
 {
 	my ($from, $to) = @_;
@@ -139,6 +140,7 @@ sub pg_upgrade_args
 		'-s' => $to->host, '-p' => $from->port, '-P' => $to->port, @options ];
 }
 
+# A new node of a version that $from was upgraded to
 sub upgrade
 {
 	my ($from, $name, $version, @options) = @_;
@@ -152,6 +154,7 @@ sub upgrade
 	return $to;
 }
 
+# The same keys and bindings
 sub is_as_before
 {
 	my ($node, $name) = @_;
@@ -209,6 +212,17 @@ sub goes_on
 # ---------------------------------------------------------------------
 # 15 -> 18 in one step, then 15 -> 17 -> 18
 # ---------------------------------------------------------------------
+
+# without preloading it ends with an advice
+{
+	my $bare = new_node('bare', 18);
+
+	$bare->append_conf('postgresql.conf', "shared_preload_libraries = ''");
+	chdir($dir);
+	$bare->command_fails(pg_upgrade_args($old, $bare), 'cmek not preloaded: pg_upgrade stops');
+	my $log = join('', map { slurp_file($_) } glob($bare->data_dir . '/pg_upgrade_output.d/*/log/*.log'));
+	like($log, qr/cmek is not loaded\s+HINT:  Set shared_preload_libraries = 'cmek'/, 'and its log says what to set');
+}
 
 my %before = map { $_ => { %{ $expected{$_} } } } keys %expected;
 my $direct = upgrade($old, 'v18direct', 18);
