@@ -21,7 +21,7 @@ keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
 # Fetch the upstream tarball of a version with a source list of our own
 fetch_tarball() {
-	local v=$1 apt=$root/apt options
+	local v=$1 apt=$root/apt options s
 
 	mkdir -p "$apt/lists/partial" "$apt/parts"
 	options=(-o Dir::Etc::sourcelist="$apt/sources.list"

@@ -16,7 +16,7 @@ lib=$("$newest/bin/pg_config" --pgxs)
 lib=$(dirname "$(dirname "$lib")")/test
 TESTDIR="$out" TESTDATADIR="$out/tmp_check" TESTLOGDIR="$out/log" \
 	top_builddir="$out" PATH="$newest/bin:$PATH" PGPORT=65432 \
-	LD_LIBRARY_PATH="$newest/lib" \
+	LD_LIBRARY_PATH="$newest/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" \
 	PG_REGRESS="$lib/regress/pg_regress" CMEK_SERVERS="$work" \
 	perl -I"$lib/perl" -I"$tree/test/lib" upgrade/upgrade.pl \
 	>"$out/upgrade.tap" 2>"$out/upgrade.err" || status=$?
