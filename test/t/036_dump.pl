@@ -1,5 +1,5 @@
 # pg_dump | pg_restore carries rows and bindings and never a key; pg_basebackup
-# and pg_dumpall work as ever.
+# works as ever.
 
 use strict;
 use warnings;
