@@ -44,13 +44,28 @@ sub step
 	return $twins->error_of($n);
 }
 
-# Does a session see the same in both tables?
+# Does a session see the same in both tables?  If not, which rows differ
 sub same_table
 {
 	my ($self, $n, $t) = @_;
 
-	$self->step($n, qq{SELECT count(*), md5(string_agg(($t.*)::text, '/' ORDER BY ($t.*)::text COLLATE "C")) FROM $t});
-	return;
+	return if eval {
+		$self->step($n, qq{SELECT count(*), md5(string_agg(($t.*)::text, '/' ORDER BY ($t.*)::text COLLATE "C")) FROM $t});
+		1;
+	};
+	my $difference = $@;
+	my %rows;
+	for my $side (Twins::SIDES())
+	{
+		my ($lines) = $self->{twins}->ask($self->{twins}{pairs}[$n]{$side}, "SELECT ($t.*)::text FROM $t");
+		$rows{$_}{$side}++ for @$lines;
+	}
+	for my $row (sort grep { ($rows{$_}{plain} || 0) != ($rows{$_}{sealed} || 0) } keys %rows)
+	{
+		$difference .= join(' ', map { "$_ " . ($rows{$row}{$_} || 0) } Twins::SIDES()) . ': ' . substr($row, 0, 300) . "\n"
+		  if length($difference) < 4000;
+	}
+	die $difference;
 }
 
 # End every open transaction
