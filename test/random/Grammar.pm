@@ -160,6 +160,10 @@ sub remove
 	return "DELETE FROM $t WHERE " . $self->condition($t) . (chance(40) ? " RETURNING $t.*" : '');
 }
 
+# For a table with an identity column: rows that come in no order must not
+# draw its numbers
+sub identity { my ($self, $t, $text) = @_; return $self->{tables}{$t}{kind} eq 'extras' ? $text : ''; }
+
 # Both tables of a join; an update of each row by at most one
 sub merge
 {
@@ -170,8 +174,9 @@ sub merge
 
 	return sprintf('MERGE INTO %s USING (SELECT id, count(*) AS n FROM %s GROUP BY id) s ON %s.id = s.id '
 		  . 'WHEN MATCHED AND s.id %% 3 = 0 THEN DELETE WHEN MATCHED AND s.n < 3 THEN UPDATE SET %s = %s '
-		  . 'WHEN NOT MATCHED THEN INSERT (id, grp, %s) VALUES (s.id, %s, %s)',
-		$t, $from, $t, $column->{name}, value_of($column), $column->{name}, pick(0 .. 6), value_of($column));
+		  . 'WHEN NOT MATCHED THEN INSERT (id, grp, %s%s) VALUES (s.id, %s, %s%s)',
+		$t, $from, $t, $column->{name}, value_of($column), $column->{name}, $self->identity($t, ', ident'), pick(0 .. 6), value_of($column),
+		$self->identity($t, ', s.id'));
 }
 
 sub query
@@ -233,7 +238,7 @@ sub cursor
 sub copy
 {
 	my ($self, $t) = @_;
-	my $list = join(', ', map { $_->{name} } $self->writable($t));
+	my $list = join(', ', (map { $_->{name} } $self->writable($t)), $self->identity($t, 'ident') || ());
 	my $was = $self->{copied}{$t};
 
 	if ($was && $was->[0] eq $list && chance(60))
