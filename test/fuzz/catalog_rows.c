@@ -10,6 +10,8 @@
  */
 #include "fuzz.h"
 
+#include <sys/mman.h>
+
 #include "../../src/keys/catalog.c"
 
 #include "catalog/pg_type.h"
@@ -50,13 +52,27 @@ fake_relation(const char *name, const Column *columns, int n)
 	return rel;
 }
 
-/* The bytes as a tuple, with nothing of ours behind them */
+/*
+ * The bytes as a tuple at the end of a page that nothing follows, so that who
+ * reads on ends there.
+ */
 static void
 fuzz_tuple(HeapTuple tuple, const uint8 *data, size_t size)
 {
+	static char *end = NULL;
+
+	if (end == NULL)
+	{
+		char	   *pages = mmap(NULL, 3 * BLCKSZ, PROT_READ | PROT_WRITE,
+								 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+		FUZZ_CHECK(pages != MAP_FAILED);
+		end = pages + 2 * BLCKSZ;
+		FUZZ_CHECK(mprotect(end, BLCKSZ, PROT_NONE) == 0);
+	}
 	memset(tuple, 0, sizeof(HeapTupleData));
 	tuple->t_len = size;
-	tuple->t_data = malloc(size);
+	tuple->t_data = (HeapTupleHeader) (end - MAXALIGN(size));
 	memcpy(tuple->t_data, data, size);
 }
 
@@ -76,18 +92,10 @@ run_tuple(const uint8 *data, size_t size, Relation rel, bool is_table_key)
 {
 	HeapTupleData tuple;
 
-	if (size < SizeofHeapTupleHeader + 1)
+	if (size < SizeofHeapTupleHeader + 1 || size > BLCKSZ)
 		return;
 	fuzz_tuple(&tuple, data, size);
-	PG_TRY();
-	{
-		read_tuple(rel, &tuple, is_table_key);
-	}
-	PG_FINALLY();
-	{
-		free(tuple.t_data);
-	}
-	PG_END_TRY();
+	read_tuple(rel, &tuple, is_table_key);
 }
 
 static void

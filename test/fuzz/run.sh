@@ -21,13 +21,9 @@ corpus=${CMEK_FUZZ_CORPUS:-$dir/corpus}
 targets=("$@")
 [ ${#targets[@]} != 0 ] || targets=(row chunk wrapped_dek table_key_row data_key_row
 	chain key_file fingerprint suspended_file label options)
-asan=$(ldd "$library" | sed -n 's/.*=> \(.*libclang_rt.asan[^ ]*\) .*/\1/p')
-[ -n "$asan" ] || asan=$("${CLANG:-clang}" -print-file-name="libclang_rt.asan-$(uname -m).so")
-
 # A server process of its own; statements come from standard input
 single() {
-	LD_PRELOAD=$asan ASAN_OPTIONS=detect_leaks=0:handle_segv=0:use_sigaltstack=0:abort_on_error=1 \
-		"$bindir/postgres" --single -D "$dir/data" -c "shared_preload_libraries=$library" \
+	timeout $((seconds + 120)) "$bindir/postgres" --single -D "$dir/data" -c "shared_preload_libraries=$library" \
 		-c fsync=off -c logging_collector=off -c log_checkpoints=off postgres
 }
 
