@@ -13,6 +13,7 @@
 
 #include "access/detoast.h"
 #include "access/htup_details.h"
+#include "access/toast_compression.h"
 #include "access/tupmacs.h"
 #include "utils/rel.h"
 
@@ -35,7 +36,9 @@ varlena_size(Relation rel, const char *p, Size left)
 	if (VARATT_IS_1B(p))
 		return VARSIZE_1B(p);
 	if (left < VARHDRSZ || VARSIZE_4B(p) < VARHDRSZ ||
-		(VARATT_IS_4B_C(p) && VARSIZE_4B(p) < VARHDRSZ_COMPRESSED))
+		(VARATT_IS_4B_C(p) &&
+		 (VARSIZE_4B(p) < VARHDRSZ_COMPRESSED ||
+		  VARDATA_COMPRESSED_GET_COMPRESS_METHOD(p) > TOAST_LZ4_COMPRESSION_ID)))
 		return 0;
 	return VARSIZE_4B(p);
 }
