@@ -35,10 +35,11 @@ varlena_size(Relation rel, const char *p, Size left)
 	}
 	if (VARATT_IS_1B(p))
 		return VARSIZE_1B(p);
-	if (left < VARHDRSZ || VARSIZE_4B(p) < VARHDRSZ ||
-		(VARATT_IS_4B_C(p) &&
-		 (VARSIZE_4B(p) < VARHDRSZ_COMPRESSED ||
-		  VARDATA_COMPRESSED_GET_COMPRESS_METHOD(p) > TOAST_LZ4_COMPRESSION_ID)))
+	if (left < VARHDRSZ || VARSIZE_4B(p) < VARHDRSZ)
+		return 0;
+	if (VARATT_IS_4B_C(p) &&
+		(left < VARHDRSZ_COMPRESSED || VARSIZE_4B(p) < VARHDRSZ_COMPRESSED ||
+		 VARDATA_COMPRESSED_GET_COMPRESS_METHOD(p) > TOAST_LZ4_COMPRESSION_ID))
 		return 0;
 	return VARSIZE_4B(p);
 }

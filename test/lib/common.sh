@@ -80,6 +80,10 @@ setup_packages() {
 	if [ -n "$(apt-cache show libipsec-mb-dev 2>/dev/null)" ]; then
 		wanted="$wanted libipsec-mb-dev"
 	fi
+	# random queries; not in every release
+	if [ -n "$(apt-cache show sqlsmith 2>/dev/null)" ]; then
+		wanted="$wanted sqlsmith"
+	fi
 	for p in $wanted; do
 		is_installed "$p" || missing+=("$p")
 	done

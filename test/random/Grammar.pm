@@ -66,6 +66,11 @@ sub create_table
 		push @columns, { name => 'gen', type => 'int8', sql => 'int8', generated => 1 },
 		  { name => 'ident', type => 'int4', sql => 'int4', generated => 1 };
 	}
+	if ($kind eq 'child')
+	{
+		$list .= ', ref int REFERENCES a (id) ON DELETE ' . pick('CASCADE', 'SET NULL', 'NO ACTION') . ' ON UPDATE CASCADE' . pick('', ' DEFERRABLE INITIALLY DEFERRED');
+		push @columns, { name => 'ref', type => 'int4', sql => 'int4' };
+	}
 	push @sql, "CREATE TABLE $t ($list)" . ($kind eq 'parts' ? ' PARTITION BY LIST (grp)' : chance(50) ? ' WITH (fillfactor = 60)' : '');
 	push @sql, "CREATE TABLE ${t}_1 PARTITION OF $t FOR VALUES IN (0, 1, 2)",
 	  "CREATE TABLE ${t}_2 PARTITION OF $t FOR VALUES IN (3, 4, NULL)", "CREATE TABLE ${t}_3 PARTITION OF $t DEFAULT"
@@ -80,7 +85,14 @@ sub create_table
 	return @sql;
 }
 
-sub value_of { my ($column) = @_; return $column->{name} eq 'grp' ? pick(0 .. 6, 'NULL') : value($column->{type}, $column->{short}); }
+sub value_of
+{
+	my ($column) = @_;
+
+	# mostly one that is there; what the statement sees, both sides see
+	return '(SELECT min(r.id) FROM a r WHERE r.id >= ' . row_id() . ')' if $column->{name} eq 'ref' && chance(85);
+	return $column->{name} eq 'grp' ? pick(0 .. 6, 'NULL') : value($column->{type}, $column->{short});
+}
 sub row_id { return between(1, 60); }
 
 # A condition on a table
