@@ -65,8 +65,10 @@ values_fit(Relation rel, HeapTuple tuple, int natts)
 		off = att_align_pointer(off, att->attalign, att->attlen, data + off);
 		if (off >= len)
 			return false;
+		/* core trusts the bit, and would take -1 for a length */
 		if (att->attlen < 0)
-			size = varlena_size(rel, data + off, len - off);
+			size = HeapTupleHasVarWidth(tuple) ?
+				varlena_size(rel, data + off, len - off) : 0;
 		if (size == 0 || size > len - off)
 			return false;
 		off += size;
