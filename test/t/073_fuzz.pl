@@ -1,7 +1,7 @@
 # The fuzz targets, briefly: seeds, regressions and some seconds of libFuzzer.
 # run.sh builds them where clang is; `make fuzz` is the long form.
 #
-#   CMEK_FUZZ_SECONDS   for each target (3)
+#   CMEK_FUZZ_SECONDS   for each target (2)
 
 use strict;
 use warnings;
@@ -14,7 +14,7 @@ my $fuzz = "$FindBin::RealBin/../fuzz";
 plan skip_all => 'the fuzz targets were not built: no clang with libFuzzer'
   unless -e "$fuzz/cmek_fuzz.so";
 
-$ENV{CMEK_FUZZ_SECONDS} = 3 unless defined $ENV{CMEK_FUZZ_SECONDS};
+$ENV{CMEK_FUZZ_SECONDS} = 2 unless defined $ENV{CMEK_FUZZ_SECONDS};
 my $dir = PostgreSQL::Test::Utils::tempdir;
 my ($bindir) = `pg_config --bindir` =~ /(.*)/;
 my ($library) = "$fuzz/cmek_fuzz.so";

@@ -22,15 +22,15 @@ my $script = slurp_file(install_file($dir, 'cmek--1.0.sql'));
 my $control = slurp_file(install_file($dir, 'cmek.control'));
 my ($release) = $control =~ /default_version = '(.*)'/;
 
-# 0.9 knew no times of data keys and did not count seals
+# 0.9 did not know the last column of data keys, and did not count seals
 my $older = $script;
 my @left_out = ($older =~ s/(CREATE TABLE cmek\.data_key_seals \(.*?\) USING heap;\nREVOKE ALL ON cmek\.data_key_seals FROM PUBLIC;\n)//s ? $1 : '');
 ok($left_out[0], 'a table to leave out');
-ok($older =~ s/(current\s+bool NOT NULL),\n\s*created_at\s+timestamptz NOT NULL\n/$1\n/, 'a column to leave out');
+my $column = $older =~ s/(CREATE TABLE cmek\.data_key \(.*?),(?:[ \t]*--[^\n]*)?\n\t(\w+\s+[^\n,]*?)(?:\s*--[^\n]*)?\n(\) USING heap)/$1\n$3/s ? $2 : '';
+isnt($column, '', "a column to leave out: $column");
 add_script($dir, 'cmek--0.9.sql', $older);
-add_script($dir, "cmek--0.9--$release.sql", "$left_out[0]\nALTER TABLE cmek.data_key ADD COLUMN created_at timestamptz NOT NULL DEFAULT pg_catalog.now();\n"
-	  . 'ALTER TABLE cmek.data_key ALTER created_at DROP DEFAULT;');
-# 1.1 has a column more, which this library does not know
+add_script($dir, "cmek--0.9--$release.sql", "$left_out[0]\nALTER TABLE cmek.data_key ADD COLUMN $column;\n");
+# 9.1 has a column more, which this library does not know
 add_script($dir, "cmek--$release--9.1.sql", 'ALTER TABLE cmek.data_key ADD COLUMN more int4; CREATE FUNCTION cmek.more() RETURNS int4 LANGUAGE sql AS $$SELECT 1$$;');
 
 sub node
