@@ -52,5 +52,5 @@ rm -f age/data/postmaster.opts age/data/pg_stat/* age/data/base/*/pg_internal.in
 tar -C age --sort=name --mtime=@0 --owner=0 --group=0 -cf age.tar .
 xz -9e age.tar
 E2
-cp "$work/age.tar.xz" "$age"
+install -m 644 "$work/age.tar.xz" "$age"
 say "$(stat -c '%s bytes' "$age"): ${age#"$top"/}"
