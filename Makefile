@@ -6,6 +6,8 @@
 #   make bench                    sealed / heap, side by side
 #   make test-core                PostgreSQL's own suites on sealed tables
 #   make test-upgrade             pg_upgrade 15 -> 17 -> 18
+#   make test-random, test-tamper, fuzz   the long forms of random tests
+#   make age                      a data directory of this release, for later ones
 
 EXTENSION = cmek
 MODULE_big = cmek
@@ -17,7 +19,7 @@ PG_CONFIG ?= pg_config
 
 # These find and install what they need themselves, so they come before
 # anything that asks pg_config; a PG_CONFIG that was given is theirs to use
-TOURS = test demo bench test-core test-upgrade
+TOURS = test demo bench test-core test-upgrade age fuzz test-random test-tamper
 .PHONY: $(TOURS)
 ifneq ($(filter $(TOURS),$(MAKECMDGOALS)),)
 $(TOURS): export PG_CONFIG := $(if $(filter file,$(origin PG_CONFIG)),,$(PG_CONFIG))
@@ -27,6 +29,16 @@ test-core:
 	@bash $(srcdir)/test/core/run.sh
 test-upgrade:
 	@bash $(srcdir)/test/upgrade/run.sh
+age:
+	@bash $(srcdir)/test/ages/make.sh
+fuzz:
+	@bash $(srcdir)/test/fuzz/fuzz.sh
+# the long forms: CMEK_RANDOM_ROUNDS, CMEK_RANDOM_STEPS, CMEK_SQLSMITH_QUERIES
+test-random:
+	@CMEK_RANDOM_ROUNDS=$${CMEK_RANDOM_ROUNDS:-20} CMEK_RANDOM_STEPS=$${CMEK_RANDOM_STEPS:-1000} \
+		CMEK_SQLSMITH_QUERIES=$${CMEK_SQLSMITH_QUERIES:-20000} CMEK_TEST_ONLY='07[05]_*' bash $(srcdir)/test/run.sh
+test-tamper:
+	@CMEK_TAMPER_BITS=8 CMEK_TEST_ONLY='*_tamper*' bash $(srcdir)/test/run.sh
 demo bench:
 	@bash $(srcdir)/test/$@/run.sh
 else

@@ -20,6 +20,8 @@ setup_server
 if [ "${CMEK_TEST_AM:-cmek_heap}" != heap ]; then
 	build_extension
 	build_modules
+	# shellcheck disable=SC2053
+	[[ 073_fuzz != ${CMEK_TEST_ONLY:-*} ]] || build_fuzz
 fi
 make_work
 say "testing as user $user in $work"

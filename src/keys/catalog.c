@@ -22,7 +22,6 @@
 #include "access/xact.h"
 #include "catalog/dependency.h"
 #include "catalog/indexing.h"
-#include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "commands/extension.h"
 #include "commands/sequence.h"
@@ -126,23 +125,21 @@ cmek_catalog_written(void)
 static bool
 find_catalogs(void)
 {
-	Oid			namespace;
 	CatalogOids found = {0};
 
 	if (oids.known)
 		return true;
-	namespace = get_namespace_oid("cmek", true);
-	if (!OidIsValid(namespace))
-		return false;
-	found.table_key = get_relname_relid("table_key", namespace);
-	found.table_key_by_id = get_relname_relid("table_key_pkey", namespace);
-	found.table_key_by_relid = get_relname_relid("table_key_relid_version", namespace);
-	found.data_key = get_relname_relid("data_key", namespace);
-	found.data_key_by_relid = get_relname_relid("data_key_relid", namespace);
-	found.data_key_id = get_relname_relid("data_key_id", namespace);
-	if (!OidIsValid(found.table_key) || !OidIsValid(found.table_key_by_id) ||
+	found.table_key = cmek_find_relation("table_key");
+	found.table_key_by_id = cmek_find_relation("table_key_pkey");
+	found.table_key_by_relid = cmek_find_relation("table_key_relid_version");
+	found.data_key = cmek_find_relation("data_key");
+	found.data_key_by_relid = cmek_find_relation("data_key_relid");
+	found.data_key_id = cmek_find_relation("data_key_id");
+	if (!cmek_has_columns(found.table_key, Natts_table_key) ||
+		!OidIsValid(found.table_key_by_id) ||
 		!OidIsValid(found.table_key_by_relid) ||
-		!OidIsValid(found.data_key) || !OidIsValid(found.data_key_by_relid) ||
+		!cmek_has_columns(found.data_key, Natts_data_key) ||
+		!OidIsValid(found.data_key_by_relid) ||
 		!OidIsValid(found.data_key_id))
 		return false;
 	if (getExtensionOfObject(RelationRelationId, found.table_key) !=
@@ -158,10 +155,7 @@ static void
 require_catalogs(void)
 {
 	if (!find_catalogs())
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("extension \"cmek\" is not installed in this database"),
-				 errhint("CREATE EXTENSION cmek;")));
+		cmek_report_missing_objects();
 }
 
 /* A registered snapshot to read both tables with. */
@@ -193,7 +187,10 @@ get_attr(HeapTuple tuple, int attnum, TupleDesc desc)
 	Datum		value = heap_getattr(tuple, attnum, desc, &isnull);
 
 	if (isnull)
-		elog(ERROR, "null in column %d of a cmek table", attnum);
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("column \"%s\" of a key row is missing",
+						NameStr(TupleDescAttr(desc, attnum - 1)->attname))));
 	return value;
 }
 
@@ -306,7 +303,7 @@ read_newest_table_key(Oid relid, Snapshot snapshot, CmekTableKeyRow *row)
 	bool		found = false;
 	HeapTuple	tuple;
 
-	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	while (HeapTupleIsValid(tuple = cmek_next_row(scan, rel)))
 	{
 		int32		version = DatumGetInt32(get_attr(tuple,
 													 Anum_table_key_version,
@@ -333,7 +330,7 @@ read_data_keys(Oid relid, Snapshot snapshot, CmekBinding *binding)
 
 	binding->ndeks = 0;
 	binding->deks = palloc(room * sizeof(CmekDataKeyRow));
-	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	while (HeapTupleIsValid(tuple = cmek_next_row(scan, rel)))
 	{
 		if (binding->ndeks == room)
 		{
@@ -356,7 +353,11 @@ cmek_catalog_read(Oid relid)
 	bool		found;
 
 	if (!find_catalogs())
+	{
+		if (OidIsValid(get_extension_oid("cmek", true)))
+			cmek_report_missing_objects();
 		return NULL;
+	}
 	snapshot = begin_reading();
 	found = read_newest_table_key(relid, snapshot, &binding->table_key);
 	if (found)
@@ -394,7 +395,7 @@ cmek_catalog_read_table_keys(Oid relid)
 	require_catalogs();
 	rel = table_open(oids.table_key, AccessShareLock);
 	scan = scan_relid(rel, oids.table_key_by_relid, relid, NULL);
-	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	while (HeapTupleIsValid(tuple = cmek_next_row(scan, rel)))
 	{
 		CmekTableKeyRow *row = palloc(sizeof(CmekTableKeyRow));
 
@@ -420,7 +421,7 @@ cmek_catalog_table_key_exists(const uint8 *id)
 				uuid_datum(id));
 	rel = table_open(oids.table_key, AccessShareLock);
 	scan = systable_beginscan(rel, oids.table_key_by_id, true, NULL, 1, &key);
-	found = HeapTupleIsValid(systable_getnext(scan));
+	found = HeapTupleIsValid(cmek_next_row(scan, rel));
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
 	return found;
@@ -438,7 +439,7 @@ cmek_catalog_bound(Oid relid)
 		return false;
 	rel = table_open(oids.table_key, AccessShareLock);
 	scan = scan_relid(rel, oids.table_key_by_relid, relid, NULL);
-	found = HeapTupleIsValid(systable_getnext(scan));
+	found = HeapTupleIsValid(cmek_next_row(scan, rel));
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
 	return found;
@@ -466,9 +467,12 @@ cmek_catalog_server_version(const char *server, char *version)
 	snapshot = begin_reading();
 	rel = table_open(oids.table_key, AccessShareLock);
 	scan = systable_beginscan(rel, InvalidOid, false, snapshot, 1, &key);
-	if (HeapTupleIsValid(tuple = systable_getnext(scan)))
-		get_string(tuple, Anum_table_key_key_version, RelationGetDescr(rel),
-				   version, CMEK_KMS_MAX_KEY_ID);
+	/* other tables' damaged rows are no reason not to make a key */
+	while (version[0] == '\0' &&
+		   HeapTupleIsValid(tuple = systable_getnext(scan)))
+		if (cmek_row_is_whole(rel, tuple))
+			get_string(tuple, Anum_table_key_key_version,
+					   RelationGetDescr(rel), version, CMEK_KMS_MAX_KEY_ID);
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
 	UnregisterSnapshot(snapshot);
@@ -493,14 +497,23 @@ bytes_datum(const uint8 *bytes, uint32 len)
 	return PointerGetDatum(value);
 }
 
+/* How many columns the rows that we write have */
+static int
+natts_of(Oid catalog)
+{
+	return catalog == oids.table_key ? Natts_table_key : Natts_data_key;
+}
+
 /* Replace some columns of one row. */
 static void
 update_row(Relation rel, HeapTuple tuple, Datum *values, bool *nulls,
 		   bool *replaces)
 {
-	HeapTuple	copy = heap_modify_tuple(tuple, RelationGetDescr(rel),
-										 values, nulls, replaces);
+	HeapTuple	copy;
 
+	cmek_require_columns(rel, natts_of(RelationGetRelid(rel)));
+	copy = heap_modify_tuple(tuple, RelationGetDescr(rel),
+							 values, nulls, replaces);
 	CatalogTupleUpdate(rel, &copy->t_self, copy);
 	heap_freetuple(copy);
 }
@@ -510,8 +523,10 @@ static void
 insert_row(Oid catalog, Datum *values, bool *nulls)
 {
 	Relation	rel = table_open(catalog, RowExclusiveLock);
-	HeapTuple	tuple = heap_form_tuple(RelationGetDescr(rel), values, nulls);
+	HeapTuple	tuple;
 
+	cmek_require_columns(rel, natts_of(catalog));
+	tuple = heap_form_tuple(RelationGetDescr(rel), values, nulls);
 	written = true;
 	CatalogTupleInsert(rel, tuple);
 	heap_freetuple(tuple);
@@ -567,7 +582,7 @@ cmek_catalog_seal_table_key(const CmekTableKeyRow *row)
 	written = true;
 	rel = table_open(oids.table_key, RowExclusiveLock);
 	scan = scan_relid(rel, oids.table_key_by_relid, row->relid, NULL);
-	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	while (HeapTupleIsValid(tuple = cmek_next_row(scan, rel)))
 	{
 		Datum		values[Natts_table_key] = {0};
 		bool		nulls[Natts_table_key] = {false};
@@ -642,7 +657,7 @@ cmek_catalog_rewrap_data_keys(Oid relid, const CmekDataKeyRow *rows, int nrows)
 	written = true;
 	rel = table_open(oids.data_key, RowExclusiveLock);
 	scan = scan_relid(rel, oids.data_key_by_relid, relid, NULL);
-	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	while (HeapTupleIsValid(tuple = cmek_next_row(scan, rel)))
 	{
 		uint32		id = DatumGetInt32(get_attr(tuple, Anum_data_key_id,
 												RelationGetDescr(rel)));
@@ -687,7 +702,7 @@ cmek_catalog_supersede_data_keys(Oid relid)
 	written = true;
 	rel = table_open(oids.data_key, RowExclusiveLock);
 	scan = scan_relid(rel, oids.data_key_by_relid, relid, NULL);
-	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	while (HeapTupleIsValid(tuple = cmek_next_row(scan, rel)))
 		if (DatumGetBool(get_attr(tuple, Anum_data_key_current,
 								  RelationGetDescr(rel))))
 			supersede_row(rel, tuple);
@@ -708,7 +723,7 @@ cmek_catalog_delete_data_keys(Oid relid, List *dek_ids)
 	written = true;
 	rel = table_open(oids.data_key, RowExclusiveLock);
 	scan = scan_relid(rel, oids.data_key_by_relid, relid, NULL);
-	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	while (HeapTupleIsValid(tuple = cmek_next_row(scan, rel)))
 	{
 		TupleDesc	desc = RelationGetDescr(rel);
 		uint32		id = DatumGetInt32(get_attr(tuple, Anum_data_key_id, desc));
@@ -734,7 +749,13 @@ delete_rows(Oid catalog, Oid index, Oid relid, List **servers)
 
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
-		if (servers != NULL)
+		/* a damaged row must not keep its table from being dropped */
+		if (!cmek_row_is_whole(rel, tuple))
+			ereport(WARNING,
+					(errcode(ERRCODE_DATA_CORRUPTED),
+					 errmsg("a damaged row of table \"cmek.%s\" is deleted",
+							RelationGetRelationName(rel))));
+		else if (servers != NULL)
 		{
 			CmekTableKeyRow *row = palloc(sizeof(CmekTableKeyRow));
 
@@ -789,7 +810,7 @@ cmek_catalog_rename_server(const char *oldname, const char *newname)
 				NameGetDatum(&from));
 	rel = table_open(oids.table_key, RowExclusiveLock);
 	scan = systable_beginscan(rel, InvalidOid, false, NULL, 1, &key);
-	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	while (HeapTupleIsValid(tuple = cmek_next_row(scan, rel)))
 	{
 		Datum		values[Natts_table_key] = {0};
 		bool		nulls[Natts_table_key] = {false};

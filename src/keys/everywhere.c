@@ -10,11 +10,11 @@
  *
  *	   cmek suspended 1
  *	   <microseconds since 2000> <role> <name>
- *	   end
+ *	   end <CRC-32C of all lines before this one, 8 hex digits>
  *
  * with every byte of a name but letters, digits, "_", "." and "-" as %XX.  A
- * file that cannot be read suspends every key: who wrote it wanted keys to be
- * out of use.
+ * file that is not just this suspends every key: who wrote it wanted keys to
+ * be out of use, and a damaged name must not bring one back.
  *
  * The list in memory is guarded by the board's lock; writers also take a lock
  * of their own, so that nobody waits for a disk with the board.
@@ -30,6 +30,7 @@
 #include "funcapi.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "port/pg_crc32c.h"
 #include "storage/fd.h"
 #include "storage/shmem.h"
 #include "utils/acl.h"
@@ -41,7 +42,8 @@
 PG_FUNCTION_INFO_V1(cmek_suspended_everywhere);
 
 #define FILE_HEAD "cmek suspended 1\n"
-#define FILE_TAIL "end\n"
+#define FILE_TAIL "end "
+#define FILE_TAIL_LEN 13		/* with 8 hex digits and a line end */
 #define MAX_NAMES 64
 #define ESCAPED_MAX (3 * NAMEDATALEN + 1)
 #define FILE_MAX (MAX_NAMES * (2 * ESCAPED_MAX + 32) + 64)
@@ -101,12 +103,25 @@ unescape(const char *text, char *name)
 	return n > 0 && *text == '\0';
 }
 
+/* Write the last line of a file whose other lines are "len" bytes. */
+static void
+format_tail(const char *text, Size len, char *tail)
+{
+	pg_crc32c	crc;
+
+	INIT_CRC32C(crc);
+	COMP_CRC32C(crc, text, len);
+	FIN_CRC32C(crc);
+	snprintf(tail, FILE_TAIL_LEN + 1, FILE_TAIL "%08x\n", crc);
+}
+
 /* Write the file: whole, or not at all. */
 static void
 write_file(const EverywhereList *new_list)
 {
 	const char *temp = CMEK_EVERYWHERE_FILE ".tmp";
 	StringInfoData buf;
+	char		tail[FILE_TAIL_LEN + 1];
 	int			fd;
 
 	initStringInfo(&buf);
@@ -120,7 +135,8 @@ write_file(const EverywhereList *new_list)
 		append_escaped(&buf, new_list->entries[i].name);
 		appendStringInfoChar(&buf, '\n');
 	}
-	appendStringInfoString(&buf, FILE_TAIL);
+	format_tail(buf.data, buf.len, tail);
+	appendStringInfoString(&buf, tail);
 
 	fd = OpenTransientFile(temp, O_WRONLY | O_CREAT | O_TRUNC | PG_BINARY);
 	if (fd < 0 || write(fd, buf.data, buf.len) != buf.len)
@@ -156,17 +172,23 @@ parse_line(char *line, EverywhereEntry *entry)
 
 /* Take the file apart; false when it is not what we write. */
 static bool
-parse_file(char *text)
+parse_file(char *text, Size len)
 {
+	char		tail[FILE_TAIL_LEN + 1];
 	char	   *line = text + strlen(FILE_HEAD);
+	char	   *last = text + len - FILE_TAIL_LEN;
 
-	if (strncmp(text, FILE_HEAD, strlen(FILE_HEAD)) != 0)
+	if (strlen(text) != len || len < strlen(FILE_HEAD) + FILE_TAIL_LEN ||
+		strncmp(text, FILE_HEAD, strlen(FILE_HEAD)) != 0)
 		return false;
-	while (strcmp(line, FILE_TAIL) != 0)
+	format_tail(text, last - text, tail);
+	if (strcmp(last, tail) != 0)
+		return false;
+	while (line < last)
 	{
 		char	   *end = strchr(line, '\n');
 
-		if (end == NULL || list->n == MAX_NAMES)
+		if (end == NULL || end >= last || list->n == MAX_NAMES)
 			return false;
 		*end = '\0';
 		if (!parse_line(line, &list->entries[list->n]))
@@ -195,7 +217,7 @@ read_file(void)
 	if (ok)
 	{
 		text[len] = '\0';
-		ok = parse_file(text);
+		ok = parse_file(text, len);
 	}
 	pfree(text);
 	return ok;

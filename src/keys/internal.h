@@ -8,6 +8,7 @@
 #ifndef CMEK_KEYS_INTERNAL_H
 #define CMEK_KEYS_INTERNAL_H
 
+#include "access/genam.h"
 #include "storage/latch.h"
 #include "storage/lwlock.h"
 #include "utils/timestamp.h"
@@ -222,6 +223,24 @@ extern void cmek_board_finish(int slot, CmekKmsAnswer *answer,
 
 /* request.c: ask a worker and wait */
 extern void cmek_request_run(const CmekKeyRequest *what, CmekReply *reply);
+
+/* ----------
+ * rowcheck.c: does a row end where its values do?
+ * ----------
+ */
+extern bool cmek_row_is_whole(Relation rel, HeapTuple tuple);
+/* systable_getnext; ERROR for a row that is not whole */
+extern HeapTuple cmek_next_row(SysScanDesc scan, Relation rel);
+
+/* ----------
+ * sqlversion.c: a library and SQL objects of different releases
+ * ----------
+ */
+extern Oid	cmek_find_relation(const char *name);
+extern Oid	cmek_require_relation(const char *name);
+extern bool cmek_has_columns(Oid relid, int natts);
+extern void cmek_require_columns(Relation rel, int natts);
+extern void cmek_report_missing_objects(void);
 
 /* ----------
  * catalog.c: the rows of one table

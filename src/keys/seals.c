@@ -57,17 +57,6 @@ typedef struct SealsRow
 #define FIRST_STEP 1024
 #define LAST_STEP (1 << 20)
 
-/* The OID of our table, or of its index. */
-static Oid
-seals_oid(const char *name)
-{
-	Oid			result = get_relname_relid(name, get_namespace_oid("cmek", false));
-
-	if (!OidIsValid(result))
-		elog(ERROR, "relation cmek.%s does not exist", name);
-	return result;
-}
-
 /* Begin a scan for the row of a data key. */
 static SysScanDesc
 scan_seals(Relation rel, uint32 dek_id, Snapshot snapshot)
@@ -76,7 +65,7 @@ scan_seals(Relation rel, uint32 dek_id, Snapshot snapshot)
 
 	ScanKeyInit(&key, Anum_seals_id, BTEqualStrategyNumber, F_INT4EQ,
 				Int32GetDatum((int32) dek_id));
-	return systable_beginscan(rel, seals_oid("data_key_seals_pkey"), true,
+	return systable_beginscan(rel, cmek_require_relation("data_key_seals_pkey"), true,
 							  snapshot, 1, &key);
 }
 
@@ -84,7 +73,7 @@ scan_seals(Relation rel, uint32 dek_id, Snapshot snapshot)
 void
 cmek_seals_insert(uint32 dek_id)
 {
-	Relation	rel = table_open(seals_oid("data_key_seals"), RowExclusiveLock);
+	Relation	rel = table_open(cmek_require_relation("data_key_seals"), RowExclusiveLock);
 	Datum		values[Natts_seals];
 	bool		nulls[Natts_seals] = {false};
 	HeapTuple	tuple;
@@ -101,7 +90,7 @@ cmek_seals_insert(uint32 dek_id)
 void
 cmek_seals_delete(uint32 dek_id)
 {
-	Relation	rel = table_open(seals_oid("data_key_seals"), RowExclusiveLock);
+	Relation	rel = table_open(cmek_require_relation("data_key_seals"), RowExclusiveLock);
 	SysScanDesc scan = scan_seals(rel, dek_id, NULL);
 	HeapTuple	tuple = systable_getnext(scan);
 
@@ -188,7 +177,7 @@ reserve(CmekDek *dek, int64 need, int64 limit)
 
 	if (dek->seals_left >= need)
 		return true;
-	rel = table_open(seals_oid("data_key_seals"), RowExclusiveLock);
+	rel = table_open(cmek_require_relation("data_key_seals"), RowExclusiveLock);
 	snapshot = RegisterSnapshot(GetCatalogSnapshot(RelationGetRelid(rel)));
 	scan = scan_seals(rel, dek->id, snapshot);
 	tuple = systable_getnext(scan);

@@ -147,6 +147,23 @@ build_modules() {
 	done
 }
 
+# The fuzz targets, where clang and its libFuzzer are; build_fuzz must do
+# without a word where they are not
+build_fuzz() {
+	local clang=${CLANG:-clang}
+
+	fuzz_library=
+	command -v "$clang" >/dev/null || return 0
+	[ -n "$(ls "$("$clang" --print-runtime-dir)"/libclang_rt.fuzzer_no_main* 2>/dev/null)" ] || return 0
+	say "building the fuzz targets"
+	if env -u MAKEFLAGS -u MAKELEVEL -u MFLAGS make --no-print-directory -s -j"$(nproc)" \
+		-f "$top/test/fuzz/Makefile" OBJ="$build/fuzz" PG_CONFIG="$PG_CONFIG" CLANG="$clang"; then
+		fuzz_library=$build/fuzz/cmek_fuzz.so
+	else
+		die "could not build the fuzz targets"
+	fi
+}
+
 remove_modules() {
 	local m
 
@@ -175,6 +192,7 @@ make_work() {
 	mkdir "$work/tree"
 	cp -a "$top"/{sql,test} "$work/tree"
 	[ ! -d "$top/expected" ] || cp -a "$top/expected" "$work/tree"
+	[ -z "${fuzz_library:-}" ] || cp "$fuzz_library" "$work/tree/test/fuzz"
 	[ "$(id -u)" != 0 ] || chown -R "$user" "$work"
 	chmod 700 "$work"
 	export work

@@ -108,7 +108,7 @@ $node->safe_psql('db2', "SELECT cmek.suspend_key('k', true)");
 ends_within($scan, $start, 1, 'a running scan in another database');
 fails_with($node, 'KM001', 'SELECT a FROM t', 'both databases', 'db2');
 is($node->safe_psql('postgres', 'SELECT a FROM o'), '1', 'other keys stay');
-like(slurp_file($node->data_dir . '/cmek_suspended'), qr/^cmek suspended 1\n-?\d+ \S+ k\nend\n\z/, 'the file');
+like(slurp_file($node->data_dir . '/cmek_suspended'), qr/^cmek suspended 1\n-?\d+ \S+ k\nend [0-9a-f]{8}\n\z/, 'the file');
 
 # suspended in this database too, and a restart
 $node->safe_psql('postgres', "SELECT cmek.suspend_key('other')");
@@ -125,8 +125,22 @@ $node->safe_psql('postgres', "SELECT cmek.resume_key('k', true), cmek.resume_key
 is(sqlstate($node, 'SELECT a FROM t', $_), '', "resumed in $_") for qw(postgres db2);
 is(sqlstate($node, 'SELECT a FROM o'), '', 'and the other');
 
-# a damaged file suspends everything, and the server starts
+# one changed letter of a name must not bring the key back
 my $list = $node->data_dir . '/cmek_suspended';
+$node->safe_psql('postgres', "SELECT cmek.suspend_key('other', true)");
+{
+	my $text = slurp_file($list);
+	ok($text =~ s/ other\n/ othes\n/, 'a name in the file is changed');
+	unlink($list);
+	append_to_file($list, $text);
+	$node->restart;
+	fails_with($node, 'KM001', 'SELECT a FROM o', 'a changed name does not bring its key back');
+	unlink($list);
+	$node->restart;
+	is(sqlstate($node, 'SELECT a FROM o'), '', 'removed: it is back');
+}
+
+# a damaged file suspends everything, and the server starts
 append_to_file($list, 'x');
 $node->restart;
 like(error_text($node, 'SELECT a FROM o'), qr/KM001.*cmek_suspended.*damaged/s, 'a damaged file suspends every key');
