@@ -5,6 +5,8 @@
 #   make demo                     set-up, build and the tour
 #   make bench                    sealed / heap, side by side
 #   make test-core                PostgreSQL's own suites on sealed tables
+#   make matrix                   make test on every PostgreSQL of Debian
+#   make results                  numbers of whole runs into test/results.tsv
 
 EXTENSION = cmek
 MODULE_big = cmek
@@ -16,7 +18,7 @@ PG_CONFIG ?= pg_config
 
 # These find and install what they need themselves, so they come before
 # anything that asks pg_config; a PG_CONFIG that was given is theirs to use
-TOURS = test demo bench test-core
+TOURS = test demo bench test-core matrix results
 .PHONY: $(TOURS)
 ifneq ($(filter $(TOURS),$(MAKECMDGOALS)),)
 $(TOURS): export PG_CONFIG := $(if $(filter file,$(origin PG_CONFIG)),,$(PG_CONFIG))
@@ -24,6 +26,10 @@ test:
 	@bash $(srcdir)/test/run.sh
 test-core:
 	@bash $(srcdir)/test/core/run.sh
+matrix:
+	@bash $(srcdir)/test/matrix/run.sh
+results:
+	@bash $(srcdir)/test/results.sh
 demo bench:
 	@bash $(srcdir)/test/$@/run.sh
 else

@@ -12,6 +12,7 @@
 #   CMEK_KEEP        keep the private directory
 
 . "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
+. "$top/test/lib/results.sh"
 
 setup_packages
 setup_server
@@ -31,6 +32,11 @@ if [ $status != 0 ] && [ -d "$work/out" ]; then
 	say "what failed is in ${build#"$top"/}/results"
 fi
 if [ -s "$work/summary" ]; then
+	if [ -z "${CMEK_TEST_ONLY:-}${CMEK_TEST_AM:-}" ]; then
+		read -r passed _ failed _ <"$work/summary"
+		results_record test "$("$PG_CONFIG" --version | awk '{ print $2 }')" \
+			"$passed" "$failed"
+	fi
 	cat "$work/summary"
 else
 	echo "0 passed, 1 failed"
