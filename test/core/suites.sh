@@ -46,6 +46,18 @@ suite_done() {
 	failed=0
 }
 
+# A server that crashed comes back by itself; what it costs is counted later
+await_server() {
+	local n
+
+	for n in $(seq 600); do
+		! "$bindir/pg_isready" -q -h "$sock" || return 0
+		sleep 0.1
+	done
+	echo "the server did not come back" >&2
+	exit 1
+}
+
 # A database for one run of one suite, made as pg_regress makes it.  Roles and
 # tablespaces are shared: whatever run came before has to go whole.
 fresh_database() {
@@ -104,6 +116,7 @@ run_suite() {
 		--dlpath="$work/regress" --host="$sock" --user=postgres \
 		--max-connections=20 --schedule="$(schedule "$suite")") \
 		>"$dir/runner.log" 2>&1 || true
+	await_server
 	echo "==> $suite with $am: $((SECONDS - begun)) s"
 	premise "${suite}_db" "$suite" "$am"
 }

@@ -128,8 +128,8 @@ install_server() {
 	configure_next "$root" "$v"
 	in_suite "$root" apt-get -q update >>"$root.log" 2>&1 ||
 		{ tail -5 "$root.log" >&2; return 1; }
-	in_suite "$root" apt-cache policy "postgresql-server-dev-$v" |
-		grep -q 'Candidate: [0-9]' || return 2
+	[[ $(in_suite "$root" apt-cache policy "postgresql-server-dev-$v") =~ Candidate:\ [0-9] ]] ||
+		return 2
 	in_suite "$root" apt-get install -q -y --no-install-recommends \
 		"postgresql-$v" "postgresql-server-dev-$v" >>"$root.log" 2>&1 ||
 		{ tail -5 "$root.log" >&2; return 1; }
