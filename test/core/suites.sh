@@ -131,7 +131,7 @@ premise() {
 		WHERE relkind = 'r' AND amname = 'cmek_heap' AND relnamespace <> 'cmek'::regnamespace")
 	plain=$(super -At -d "$db" -c "SELECT count(*) FROM pg_index JOIN pg_class i ON i.oid = indexrelid
 		JOIN pg_am ia ON ia.oid = i.relam JOIN pg_class t ON t.oid = indrelid JOIN pg_am ta ON ta.oid = t.relam
-		WHERE ia.amname = 'btree' AND ta.amname = 'cmek_heap'")
+		WHERE ia.amname = 'btree' AND ta.amname = 'cmek_heap' AND t.relkind <> 't'")
 	sealed=$(super -At -d "$db" -c "SELECT count(*) FROM pg_class c JOIN pg_am a ON a.oid = relam
 		WHERE amname = 'cmek_btree'")
 	echo "    $tables sealed tables, $sealed sealed and $plain plain b-trees of theirs are left"

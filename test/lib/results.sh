@@ -31,7 +31,7 @@ results_merge() {
 	tmp=$(mktemp "$file.XXXXXX")
 	{
 		echo "$results_header"
-		cat <(tail -n +2 "$file") - |
+		{ tail -n +2 "$file"; cat; } |
 			awk -F '\t' 'NF > 1 { line[$1 FS $2] = $0 } END { for (k in line) print line[k] }' |
 			sort -t $'\t' -k1,1 -k2,2V
 	} >"$tmp"
