@@ -172,5 +172,6 @@ compare isolation
 check "the server did not crash" no_crash "$log"
 suite_done core-isolation "$differ"
 cluster_stop fast
+cp "$log" "$out"
 echo "$total_passed passed, $total_failed failed" >"$work/summary"
 [ "$total_failed" = 0 ]
