@@ -16,7 +16,8 @@ failed=0
 mkdir -p "$out"
 
 super() {
-	"$bindir/psql" -X -q -v ON_ERROR_STOP=1 -h "$sock" -U postgres "$@"
+	PGOPTIONS="-c client_min_messages=warning" \
+		"$bindir/psql" -X -q -v ON_ERROR_STOP=1 -h "$sock" -U postgres "$@"
 }
 
 # check WHAT COMMAND...: one check of our own, passed when the command succeeds
