@@ -177,6 +177,8 @@ run_version() {
 
 is_installed debootstrap || apt_install debootstrap
 mkdir -p "$home"
+exec 9>"$home/lock"
+flock -n 9 || die "another make matrix is at work in $home"
 rows=()
 for v in ${CMEK_MATRIX:-15 17 18 19}; do
 	run_version "$v"
