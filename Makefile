@@ -8,6 +8,8 @@
 #   make test-upgrade             pg_upgrade 15 -> 17 -> 18
 #   make test-random, test-tamper, fuzz   the long forms of random tests
 #   make age                      a data directory of this release, for later ones
+#   make matrix                   make test on every PostgreSQL of Debian
+#   make results                  numbers of whole runs into test/results.tsv
 
 EXTENSION = cmek
 MODULE_big = cmek
@@ -19,7 +21,7 @@ PG_CONFIG ?= pg_config
 
 # These find and install what they need themselves, so they come before
 # anything that asks pg_config; a PG_CONFIG that was given is theirs to use
-TOURS = test demo bench test-core test-upgrade age fuzz test-random test-tamper
+TOURS = test demo bench test-core test-upgrade age fuzz test-random test-tamper matrix results
 .PHONY: $(TOURS)
 ifneq ($(filter $(TOURS),$(MAKECMDGOALS)),)
 $(TOURS): export PG_CONFIG := $(if $(filter file,$(origin PG_CONFIG)),,$(PG_CONFIG))
@@ -39,6 +41,10 @@ test-random:
 		CMEK_SQLSMITH_QUERIES=$${CMEK_SQLSMITH_QUERIES:-20000} CMEK_TEST_ONLY='07[05]_*' bash $(srcdir)/test/run.sh
 test-tamper:
 	@CMEK_TAMPER_BITS=8 CMEK_TEST_ONLY='*_tamper*' bash $(srcdir)/test/run.sh
+matrix:
+	@bash $(srcdir)/test/matrix/run.sh
+results:
+	@bash $(srcdir)/test/results.sh
 demo bench:
 	@bash $(srcdir)/test/$@/run.sh
 else

@@ -12,9 +12,10 @@
 #   CMEK_KEEP        keep the private directory
 
 . "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
+. "$top/test/lib/results.sh"
 
 # 069_archivers backs up with them, under configuration files of its own
-optional_packages="pgbackrest barman"
+optional_packages="pgbackrest barman sqlsmith"
 setup_packages
 setup_server
 if [ "${CMEK_TEST_AM:-cmek_heap}" != heap ]; then
@@ -35,6 +36,11 @@ if [ $status != 0 ] && [ -d "$work/out" ]; then
 	say "what failed is in ${build#"$top"/}/results"
 fi
 if [ -s "$work/summary" ]; then
+	if [ -z "${CMEK_TEST_ONLY:-}${CMEK_TEST_AM:-}" ]; then
+		read -r passed _ failed _ <"$work/summary"
+		results_record test "$("$PG_CONFIG" --version | awk '{ print $2 }')" \
+			"$passed" "$failed"
+	fi
 	cat "$work/summary"
 else
 	echo "0 passed, 1 failed"
