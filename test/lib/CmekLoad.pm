@@ -186,7 +186,7 @@ my %change = (
 		my ($self, $c) = @_;
 		my $name = "d_${c}_" . $self->{next}{$c}{n} . '_' . pick(1e6);
 		push @{ $self->{next}{$c}{tables} }, $name;
-		return "CREATE TABLE SCHEMA.$name (id int, x int, t text) USING METHOD;\n" .
+		return "CREATE TABLE SCHEMA.$name (id int, x int, t text) USING AMNAME;\n" .
 		  "INSERT INTO SCHEMA.$name SELECT i, i, noise(i, i) FROM generate_series(1, " . (1 + pick(150)) . ') i';
 	},
 	alter => sub {
@@ -195,7 +195,7 @@ my %change = (
 		my @how = ("ALTER TABLE SCHEMA.$name ADD COLUMN c" . pick(1e6) . ' int DEFAULT 7',
 			"ALTER TABLE SCHEMA.$name DROP COLUMN IF EXISTS x", "TRUNCATE SCHEMA.$name",
 			"ALTER TABLE SCHEMA.$name ALTER id TYPE bigint", "DROP TABLE SCHEMA.$name",
-			"ALTER TABLE SCHEMA.$name SET ACCESS METHOD " . (pick(3) ? 'METHOD' : 'heap'));
+			"ALTER TABLE SCHEMA.$name SET ACCESS METHOD " . (pick(3) ? 'AMNAME' : 'heap'));
 		return $how[ pick(scalar @how) ];
 	},
 	truncate => sub {
@@ -232,7 +232,7 @@ sub twice
 	{
 		my $method = $schema eq 'sealed' ? 'cmek_heap' : 'heap';
 		(my $one = $sql) =~ s/SCHEMA/$schema/g;
-		$one =~ s/METHOD/$method/g;
+		$one =~ s/AMNAME/$method/g;
 		$both .= $one . ($one =~ /\\\.\n\z/ ? '' : ";\n");
 	}
 	return $both;
@@ -294,11 +294,26 @@ sub run_script
 	return \%client;
 }
 
+# Drop the tables that no client will touch again
+sub drop_forgotten
+{
+	my ($self) = @_;
+	my $node = $self->{node};
+	my %kept = map { $_ => 1 } map { @{ $_->{tables} } } values %{ $self->{next} };
+	my @names = grep { !$kept{$_} } split(/\n/, $node->safe_psql('postgres',
+			"SELECT relname FROM pg_class WHERE relnamespace = 'sealed'::regnamespace AND relname LIKE 'd\\_%' AND relkind = 'r'"));
+
+	$node->safe_psql('postgres', join('', map { "DROP TABLE sealed.$_, plain.$_;" } @names)) if @names;
+	return;
+}
+
 # Start all clients, with more to do than they can
 sub start
 {
 	my ($self, $transactions) = @_;
 	my @running;
+
+	$self->drop_forgotten;
 
 	for my $c (0 .. $self->{clients} - 1)
 	{
