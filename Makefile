@@ -5,6 +5,8 @@
 #   make demo                     set-up, build and the tour
 #   make bench                    sealed / heap, side by side
 #   make test-core                PostgreSQL's own suites on sealed tables
+#   make test-faults              50 stops, 50 kills under load, full disks
+#   make test-assert, test-san    with a server of assertions, of sanitizers
 
 EXTENSION = cmek
 MODULE_big = cmek
@@ -16,7 +18,7 @@ PG_CONFIG ?= pg_config
 
 # These find and install what they need themselves, so they come before
 # anything that asks pg_config; a PG_CONFIG that was given is theirs to use
-TOURS = test demo bench test-core
+TOURS = test demo bench test-core test-faults test-assert test-san
 .PHONY: $(TOURS)
 ifneq ($(filter $(TOURS),$(MAKECMDGOALS)),)
 $(TOURS): export PG_CONFIG := $(if $(filter file,$(origin PG_CONFIG)),,$(PG_CONFIG))
@@ -24,6 +26,10 @@ test:
 	@bash $(srcdir)/test/run.sh
 test-core:
 	@bash $(srcdir)/test/core/run.sh
+test-faults:
+	@CMEK_TEST_ONLY='06[0-4]_*' CMEK_FAULT_ROUNDS=$${CMEK_FAULT_ROUNDS:-50} bash $(srcdir)/test/run.sh
+test-assert test-san:
+	@bash $(srcdir)/test/checked/run.sh $(@:test-%=%)
 demo bench:
 	@bash $(srcdir)/test/$@/run.sh
 else

@@ -20,6 +20,7 @@ if [ "${CMEK_TEST_AM:-cmek_heap}" != heap ]; then
 	build_modules
 fi
 make_work
+mount_small
 say "testing as user $user in $work"
 
 status=0

@@ -30,14 +30,15 @@ srand($seed);
 my $node = cmek_node('killed', config => [ CmekLoad::config($indexes) ]);
 my $load = CmekLoad->new($node, indexes => $indexes);
 
-# Start a statement; finish() waits for its end, but not for ever
+# Start statements, one after the other; finish() waits for their end, but not
+# for ever
 sub begin
 {
-	my ($sql) = @_;
+	my (@sql) = @_;
 	my %session = (out => '', err => '');
 
-	$session{h} = IPC::Run::start([ 'psql', '-X', '-q', '-A', '-t', '-d', $node->connstr('postgres') ],
-		'<', \$sql, '>', \$session{out}, '2>', \$session{err}, IPC::Run::timeout($patience));
+	$session{h} = IPC::Run::start([ 'psql', '-X', '-q', '-A', '-t', '-d', $node->connstr('postgres'), map { ('-c', $_) } @sql ],
+		'<', \undef, '>', \$session{out}, '2>', \$session{err}, IPC::Run::timeout($patience));
 	return \%session;
 }
 
@@ -64,11 +65,21 @@ sub wait_at
 	BAIL_OUT("nobody waits at $point");
 }
 
+# Processes of ours; they have no session, so no line in pg_stat_activity
+sub pids_of
+{
+	my ($type) = @_;
+	my ($postmaster) = slurp_file($node->data_dir . '/postmaster.pid') =~ /^(\d+)/;
+
+	return map { /^\s*(\d+) .*\Q$type\E/ ? $1 : () } split(/\n/, `ps -o pid=,args= --ppid $postmaster`);
+}
+
 sub pid_of
 {
 	my ($type) = @_;
+	my @pids = pids_of($type) or BAIL_OUT("there is no $type");
 
-	return $node->safe_psql('postgres', "SELECT pid FROM pg_stat_activity WHERE backend_type = '$type' ORDER BY random() LIMIT 1");
+	return $pids[ int(rand(scalar @pids)) ];
 }
 
 my $checkpointer = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'";
@@ -131,7 +142,7 @@ for my $point (sort keys %step)
 		my $before = $node->safe_psql('postgres', $question);
 		my $offset = -s $node->logfile;
 		my $bystander = begin("BEGIN; INSERT INTO other SELECT i, repeat('x', 5000) FROM generate_series(1, 50) i; SELECT pg_sleep(1000)");
-		my $session = begin("SET cmek.stop_point = '$point:wait';\n$sql;");
+		my $session = begin("SET cmek.stop_point = '$point:wait'", $sql);
 		my $waiting = wait_at($point, $offset);
 
 		kill_and_wait($victim eq 'client backend' ? $waiting : pid_of($victim), $name);
@@ -167,7 +178,7 @@ for my $point ('worker-taken', 'worker-answered')
 		$node->restart if $what eq 'a first read';
 		$offset = -s $node->logfile;
 		set_for_all("$point:wait");
-		my $session = begin("$sql;");
+		my $session = begin($sql);
 		my $pid = wait_at($point, $offset);
 
 		set_for_all(undef);
@@ -199,13 +210,19 @@ like(error_text($node, 'CREATE TABLE made (a int) USING cmek_heap'), qr/WorkerEr
 set_for_all(undef);
 ok(wait_for_ok($node, 'CREATE TABLE made (a int) USING cmek_heap'), 'it goes on by itself');
 $node->restart;
-$node->safe_psql('postgres', q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type IN ('cmek KMS worker', 'cmek keeper')});
+kill('TERM', pids_of('cmek KMS worker'), pids_of('cmek keeper')) == 3 or BAIL_OUT("could not end the workers: $!");
 {
-	my $session = begin("\\set VERBOSITY verbose\n$content;");
+	my $session = begin('\\set VERBOSITY verbose', $content);
 
 	like(finish($session, 'without a worker'), qr/^$|ERROR:  KM001/, 'without a worker: an answer or KM001');
 	ok(wait_for_ok($node, $content), 'workers come back by themselves');
-	ok($node->poll_query_until('postgres', "SELECT count(*) = 3 FROM pg_stat_activity WHERE backend_type LIKE 'cmek %'"), 'and all of them');
+	my $all = 0;
+	for (1 .. 10 * $patience)
+	{
+		last if ($all = pids_of('cmek KMS worker') + pids_of('cmek keeper')) == 3;
+		sleep(0.1);
+	}
+	is($all, 3, 'and all of them');
 }
 
 # ---- Random moments of a mixed load
