@@ -146,10 +146,18 @@ my %change = (
 		my $n = 1 + pick(60);
 		my $id = $self->new_ids($c, $n);
 		my $long = pick(3) ? 50 : 6000;
-		return "COPY SCHEMA.a FROM stdin;\n" . join('', map {
-				my $i = $id + $_ * $self->{clients};
-				"$i\t$_\t" . ('c' x (1 + $i % 70)) . "\t" . ($_ % 9 ? '\N' : join('', map { chr(97 + ($i * $_) % 26) } (1 .. $long))) . "\n"
-			} (0 .. $n - 1)) . "\\.\n";
+		my $file = "$self->{dir}/rows$id";
+
+		# a file: rows in the script would be taken for statements by psql when
+		# COPY itself fails
+		open(my $fh, '>', $file) or BAIL_OUT("could not write $file: $!");
+		for my $i (map { $id + $_ * $self->{clients} } (0 .. $n - 1))
+		{
+			my $letters = $i % 9 ? '\N' : join('', map { chr(97 + ($i * $_) % 26) } (1 .. $long));
+			print $fh "$i\t$n\t", 'c' x (1 + $i % 70), "\t$letters\n";
+		}
+		close($fh);
+		return "COPY SCHEMA.a FROM '$file'";
 	},
 	hot => sub {
 		my ($self, $c) = @_;
@@ -233,7 +241,7 @@ sub twice
 		my $method = $schema eq 'sealed' ? 'cmek_heap' : 'heap';
 		(my $one = $sql) =~ s/SCHEMA/$schema/g;
 		$one =~ s/AMNAME/$method/g;
-		$both .= $one . ($one =~ /\\\.\n\z/ ? '' : ";\n");
+		$both .= "$one;\n";
 	}
 	return $both;
 }
