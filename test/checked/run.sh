@@ -49,7 +49,7 @@ configure_server() {
 
 # Build and install the server and the contrib modules that tests use
 build_server() {
-	local src=${CMEK_CHECKED_SRC:-} begin=$SECONDS
+	local src=${CMEK_CHECKED_SRC:-} begin=$SECONDS m
 
 	[ ! -e "$build/server/built" ] || return 0
 	if [ -z "$src" ]; then
@@ -61,9 +61,11 @@ build_server() {
 	mkdir -p "$build/object"
 	# what is built on the way runs on the way, and may leak
 	(cd "$build/object" && export ASAN_OPTIONS=detect_leaks=0 &&
-		configure_server "$src" && env -u MAKEFLAGS -u MAKELEVEL -u MFLAGS \
+		unset MAKEFLAGS MAKELEVEL MFLAGS && configure_server "$src" &&
 		make -s -j"$(nproc)" install &&
-		make -s -j"$(nproc)" -C contrib install) >"$build/server.log" 2>&1 ||
+		for m in amcheck pageinspect pg_visibility test_decoding; do
+			make -s -C "contrib/$m" install || exit 1
+		done) >"$build/server.log" 2>&1 ||
 		{ tail -20 "$build/server.log" >&2; die "could not build the server"; }
 	rm -rf "$build/object"
 	touch "$build/server/built"

@@ -153,7 +153,7 @@ my %change = (
 		open(my $fh, '>', $file) or BAIL_OUT("could not write $file: $!");
 		for my $i (map { $id + $_ * $self->{clients} } (0 .. $n - 1))
 		{
-			my $letters = $i % 9 ? '\N' : join('', map { chr(97 + ($i * $_) % 26) } (1 .. $long));
+			my $letters = $i % 9 ? '\N' : substr(join('', map { chr(97 + ($i * $_) % 26) } (1 .. 26)) x 300, 0, $long);
 			print $fh "$i\t$n\t", 'c' x (1 + $i % 70), "\t$letters\n";
 		}
 		close($fh);

@@ -34,7 +34,7 @@ for my $round (1 .. $rounds)
 	$node->append_conf('postgresql.conf', "wal_level = $level\nmax_wal_senders = " . ($level eq 'minimal' ? 0 : 5) . "\nwal_skip_threshold = "
 		. (int(rand(2)) ? "'10GB'" : 0));
 	$node->restart;
-	$load->start(400);
+	$load->start(300);
 	sleep(0.3 + rand(3));
 	$node->stop('immediate');
 	is(join("\n", $load->finish), '', "round $round: no error but those of locks and of the stop");

@@ -231,7 +231,7 @@ for my $round (1 .. $rounds)
 {
 	my $victim = $victims[ int(rand(3)) ];
 
-	$load->start(400);
+	$load->start(300);
 	sleep(0.5 + rand(2.5));
 	# of the backends one that does something; our own question is one, too
 	my $pid = $victim ne 'client backend' ? pid_of($victim)
