@@ -145,6 +145,7 @@ is($node->safe_psql('postgres', $key_of_t) =~ /^cmek_service_key/, 1, 'the last 
 fill('data');
 like(error_text($node, "SELECT cmek.suspend_key('second', everywhere => true)"), qr/No space left on device/, 'suspend everywhere: no room');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM cmek.suspended_everywhere()'), '0', 'nothing is suspended');
+is(join(' ', files_like("$small/data/pgdata", 'cmek_suspended')), '', 'and no part of the file is left');
 make_room('data');
 is(sqlstate($node, "SELECT cmek.suspend_key('second', everywhere => true); SELECT cmek.resume_key('second', everywhere => true)"),
 	'', 'and with room');
