@@ -90,7 +90,7 @@ pass_only() {
 	left=$(awk -v pass="$1" '$1 == pass { printf "%s%s", sep, $2; sep = "|" }' \
 		"$top/test/checked/left_out.txt")
 	case $1 in
-		discard) echo '@(heap_basic|ddl_bind|switch_key|rotate|upsert|key_share|045_rotate)' ;;
+		discard) echo '@(ddl_bind|ddl_partition|switch_key|rotate|upsert|key_share|toast_conflict)' ;;
 		*) echo "!(${left:-none})" ;;
 	esac
 }
