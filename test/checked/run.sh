@@ -5,10 +5,11 @@
 # once, in build/pgN/assert or build/pgN/san.
 #
 #   assert   --enable-cassert, MEMORY_CONTEXT_CHECKING and all of core's own
-#            checks.  First everything with wal_consistency_checking = all, so
-#            that crash recovery and standbys compare each page they redo with
-#            the primary's; then a few tests with debug_discard_caches = 1,
-#            which makes the server some 100 times slower.
+#            checks, in three passes: wal, with wal_consistency_checking = all,
+#            so that recovery and standbys compare each page they redo with the
+#            primary's; crash, without it, for tests that it does not suit; and
+#            discard, a few tests with debug_discard_caches = 1, which makes the
+#            server some 100 times slower.
 #   san      AddressSanitizer and UndefinedBehaviorSanitizer, in the server and
 #            in our library; every report is a failure.
 #
@@ -24,7 +25,7 @@
 
 kind=$1
 passes=()
-[ "$kind" = san ] || passes=(wal discard)
+[ "$kind" = san ] || passes=(wal crash discard)
 [ "$kind" = assert ] || passes=(san)
 
 # CFLAGS of the server; PGXS hands them to our library.  Memory contexts check
@@ -47,6 +48,11 @@ configure_server() {
 		LDFLAGS="$([ "$kind" != san ] || echo -fsanitize=address,undefined)"
 }
 
+# What is built runs on the way, pg_config for one, and leaves its memory to
+# the end of the process, as a server does
+san_options=detect_leaks=0:detect_stack_use_after_return=0:abort_on_error=1
+export ASAN_OPTIONS=$san_options
+
 # Build and install the server and the contrib modules that tests use
 build_server() {
 	local src=${CMEK_CHECKED_SRC:-} begin=$SECONDS m
@@ -59,9 +65,7 @@ build_server() {
 	say "building a server for test-$kind in ${build#"$top"/}"
 	rm -rf "$build/object" "$build/server"
 	mkdir -p "$build/object"
-	# what is built on the way runs on the way, and may leak
-	(cd "$build/object" && export ASAN_OPTIONS=detect_leaks=0 &&
-		unset MAKEFLAGS MAKELEVEL MFLAGS && configure_server "$src" &&
+	(cd "$build/object" && unset MAKEFLAGS MAKELEVEL MFLAGS && configure_server "$src" &&
 		make -s -j"$(nproc)" install &&
 		for m in amcheck pageinspect pg_visibility test_decoding; do
 			make -s -C "contrib/$m" install || exit 1
@@ -90,6 +94,7 @@ pass_only() {
 	left=$(awk -v pass="$1" '$1 == pass { printf "%s%s", sep, $2; sep = "|" }' \
 		"$top/test/checked/left_out.txt")
 	case $1 in
+		crash) echo '@(034_crash|048_stop_points|060_*|061_*)' ;;
 		discard) echo '@(ddl_bind|ddl_partition|switch_key|rotate|upsert|key_share|toast_conflict)' ;;
 		*) echo "!(${left:-none})" ;;
 	esac
@@ -118,7 +123,7 @@ run_pass() {
 	CMEK_TEST_CONFIG=$work/pass.conf TEMP_CONFIG=$work/pass.conf \
 		CMEK_TEST_ONLY=${CMEK_TEST_ONLY:-$(pass_only "$pass")} \
 		PG_TEST_TIMEOUT_DEFAULT=${PG_TEST_TIMEOUT_DEFAULT:-900} \
-		ASAN_OPTIONS="detect_leaks=0:detect_stack_use_after_return=0:abort_on_error=1:log_path=$work/san/report" \
+		ASAN_OPTIONS="$san_options:log_path=$work/san/report" \
 		UBSAN_OPTIONS="print_stacktrace=1:log_path=$work/san/report" \
 		as_user bash "$work/tree/test/suites.sh" || status=$?
 	read -r p _ f _ < <(cat "$work/summary" 2>/dev/null || echo "0 passed, 1 failed")
