@@ -77,9 +77,20 @@ sub pids_of
 sub pid_of
 {
 	my ($type) = @_;
-	my @pids = pids_of($type) or BAIL_OUT("there is no $type");
+	my @pids = all_there() ? pids_of($type) : BAIL_OUT("there is no $type");
 
 	return $pids[ int(rand(scalar @pids)) ];
+}
+
+# Wait until the two workers and the keeper are there
+sub all_there
+{
+	for (1 .. 10 * $patience)
+	{
+		return 1 if pids_of('cmek KMS worker') + pids_of('cmek keeper') == 3;
+		sleep(0.1);
+	}
+	return 0;
 }
 
 my $checkpointer = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'";
@@ -98,13 +109,16 @@ sub kill_and_wait
 	return;
 }
 
-# Settings of all processes, until they are taken back
+# Settings of all processes, until they are taken back.  A new session has them
+# once the postmaster has told everybody
 sub set_for_all
 {
 	my ($point) = @_;
+	my $shown = defined $point ? $point : '';
 
 	$node->safe_psql('postgres', defined $point ? "ALTER SYSTEM SET cmek.stop_point = '$point'" : 'ALTER SYSTEM RESET cmek.stop_point');
 	$node->reload;
+	$node->poll_query_until('postgres', "SELECT current_setting('cmek.stop_point') = '$shown'") or BAIL_OUT('no reload');
 	return;
 }
 
@@ -204,25 +218,21 @@ for my $point ('worker-taken', 'worker-answered')
 # ---- A worker that fails, and workers that are told to end: an error that
 # says so, or an answer; no person is needed afterwards
 
+my $make = 'DROP TABLE IF EXISTS made; CREATE TABLE made (a int) USING cmek_heap';
 set_for_all('worker-taken:error');
-ok(wait_for_error($node, 'KM001', 'CREATE TABLE made (a int) USING cmek_heap'), 'a worker that fails is KM001');
-like(error_text($node, 'CREATE TABLE made (a int) USING cmek_heap'), qr/WorkerError|KMS worker failed/, 'and said');
+ok(wait_for_error($node, 'KM001', $make), 'a worker that fails is KM001');
+like(error_text($node, $make), qr/WorkerError|KMS worker failed/, 'and said');
 set_for_all(undef);
-ok(wait_for_ok($node, 'CREATE TABLE made (a int) USING cmek_heap'), 'it goes on by itself');
+ok(wait_for_ok($node, $make), 'it goes on by itself');
 $node->restart;
+all_there();
 kill('TERM', pids_of('cmek KMS worker'), pids_of('cmek keeper')) == 3 or BAIL_OUT("could not end the workers: $!");
 {
 	my $session = begin('\\set VERBOSITY verbose', $content);
 
 	like(finish($session, 'without a worker'), qr/^$|ERROR:  KM001/, 'without a worker: an answer or KM001');
 	ok(wait_for_ok($node, $content), 'workers come back by themselves');
-	my $all = 0;
-	for (1 .. 10 * $patience)
-	{
-		last if ($all = pids_of('cmek KMS worker') + pids_of('cmek keeper')) == 3;
-		sleep(0.1);
-	}
-	is($all, 3, 'and all of them');
+	ok(all_there(), 'and all of them');
 }
 
 # ---- Random moments of a mixed load
