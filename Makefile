@@ -10,6 +10,8 @@
 #   make age                      a data directory of this release, for later ones
 #   make matrix                   make test on every PostgreSQL of Debian
 #   make results                  numbers of whole runs into test/results.tsv
+#   make test-faults              50 stops, 50 kills under load, full disks
+#   make test-assert, test-san    with a server of assertions, of sanitizers
 
 EXTENSION = cmek
 MODULE_big = cmek
@@ -21,7 +23,7 @@ PG_CONFIG ?= pg_config
 
 # These find and install what they need themselves, so they come before
 # anything that asks pg_config; a PG_CONFIG that was given is theirs to use
-TOURS = test demo bench test-core test-upgrade age fuzz test-random test-tamper matrix results
+TOURS = test demo bench test-core test-upgrade age fuzz test-random test-tamper matrix results test-faults test-assert test-san
 .PHONY: $(TOURS)
 ifneq ($(filter $(TOURS),$(MAKECMDGOALS)),)
 $(TOURS): export PG_CONFIG := $(if $(filter file,$(origin PG_CONFIG)),,$(PG_CONFIG))
@@ -45,6 +47,10 @@ matrix:
 	@bash $(srcdir)/test/matrix/run.sh
 results:
 	@bash $(srcdir)/test/results.sh
+test-faults:
+	@CMEK_TEST_ONLY='06[0-4]_*' CMEK_FAULT_ROUNDS=$${CMEK_FAULT_ROUNDS:-50} bash $(srcdir)/test/run.sh
+test-assert test-san:
+	@bash $(srcdir)/test/checked/run.sh $(@:test-%=%)
 demo bench:
 	@bash $(srcdir)/test/$@/run.sh
 else

@@ -25,6 +25,7 @@ if [ "${CMEK_TEST_AM:-cmek_heap}" != heap ]; then
 	[[ 073_fuzz != ${CMEK_TEST_ONLY:-*} ]] || build_fuzz
 fi
 make_work
+mount_small
 say "testing as user $user in $work"
 
 status=0

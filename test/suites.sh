@@ -41,6 +41,8 @@ temp_config() {
 		log_statement = all
 		log_line_prefix = '%m [%p] %q%a '
 	CONF
+	# of test/checked
+	[ -z "${CMEK_TEST_CONFIG:-}" ] || cat "$CMEK_TEST_CONFIG"
 }
 
 # Plain heap under the name of ours, so that the same tests say what is right

@@ -139,10 +139,19 @@ write_file(const EverywhereList *new_list)
 	appendStringInfoString(&buf, tail);
 
 	fd = OpenTransientFile(temp, O_WRONLY | O_CREAT | O_TRUNC | PG_BINARY);
+	if (fd >= 0)
+		errno = 0;
 	if (fd < 0 || write(fd, buf.data, buf.len) != buf.len)
+	{
+		/* a short write sets no errno; what there is of the file is no use */
+		int			save_errno = errno ? errno : ENOSPC;
+
+		unlink(temp);
+		errno = save_errno;
 		ereport(ERROR,
 				(errcode_for_file_access(),
 				 errmsg("could not write file \"%s\": %m", temp)));
+	}
 	if (CloseTransientFile(fd) != 0)
 		ereport(ERROR,
 				(errcode_for_file_access(),

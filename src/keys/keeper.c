@@ -126,6 +126,7 @@ cmek_keeper_main(Datum arg)
 		if (cmek_cache_count() > 0)
 		{
 			expire_keys(now, oldest);
+			cmek_stop("keeper-expired");
 			ask_for_proofs(now);
 			honour_replayed(now);
 		}

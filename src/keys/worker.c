@@ -102,7 +102,9 @@ run_request(int slot)
 					"the provider gave no answer");
 	PG_TRY();
 	{
+		cmek_stop("worker-taken");
 		call_provider(what, started, answer);
+		cmek_stop("worker-answered");
 	}
 	PG_CATCH();
 	{

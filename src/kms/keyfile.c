@@ -357,7 +357,12 @@ cmek_fingerprint_write(const char *fingerprint, CmekKmsAnswer *answer)
 	snprintf(text, sizeof(text), "%s\n", fingerprint);
 	if (!write_new_file(temp, text))
 		return answer_errno(answer, "write file", temp);
-	if (rename(temp, FINGERPRINT_FILE) != 0 || !sync_directory("."))
-		return answer_errno(answer, "write file", FINGERPRINT_FILE);
-	return true;
+	if (rename(temp, FINGERPRINT_FILE) != 0)
+	{
+		answer_errno(answer, "write file", FINGERPRINT_FILE);
+		unlink(temp);
+		return false;
+	}
+	return sync_directory(".") ||
+		answer_errno(answer, "fsync directory", ".");
 }

@@ -198,6 +198,35 @@ make_work() {
 	export work
 }
 
+# Small file systems in $work/small for tests that fill them; what is refused,
+# and to whom, is for the test to say
+mount_small() {
+	local fs
+
+	if [ "$(id -u)" != 0 ]; then
+		export CMEK_SMALL_FS_WHY="only root may mount small file systems, and this is $(id -un)"
+		return
+	fi
+	for fs in data:200m space:48m keys:4k; do
+		mkdir -p "$work/small/${fs%:*}"
+		if ! mount -t tmpfs -o "size=${fs#*:},mode=0700,uid=$(id -u "$user")" \
+			cmek-test "$work/small/${fs%:*}" 2>"$work/mount.err"; then
+			export CMEK_SMALL_FS_WHY="this machine lets nobody mount a small file system: $(tail -1 "$work/mount.err")"
+			return
+		fi
+	done
+	chown "$user" "$work/small"
+	export CMEK_SMALL_FS=$work/small
+}
+
+unmount_small() {
+	local fs
+
+	for fs in "$work"/small/*; do
+		! mountpoint -q "$fs" || umount "$fs" || umount -l "$fs"
+	done
+}
+
 as_user() {
 	local pg
 
@@ -233,6 +262,7 @@ leave() {
 	trap - EXIT INT TERM HUP
 	if [ -n "$work" ]; then
 		stop_servers
+		unmount_small
 		if [ -n "${CMEK_KEEP:-}" ]; then
 			say "kept: $work"
 		else
