@@ -176,7 +176,7 @@ scan_relid(Relation rel, Oid index, Oid relid, Snapshot snapshot)
 				ObjectIdGetDatum(relid));
 	StaticAssertStmt((int) Anum_table_key_relid == (int) Anum_data_key_relid,
 					 "relid is the same column of both tables");
-	return systable_beginscan(rel, index, true, snapshot, 1, &key);
+	return cmek_key_scan(rel, index, true, snapshot, 1, &key);
 }
 
 /* One attribute that cannot be NULL. */
@@ -420,7 +420,7 @@ cmek_catalog_table_key_exists(const uint8 *id)
 	ScanKeyInit(&key, Anum_table_key_id, BTEqualStrategyNumber, F_UUID_EQ,
 				uuid_datum(id));
 	rel = table_open(oids.table_key, AccessShareLock);
-	scan = systable_beginscan(rel, oids.table_key_by_id, true, NULL, 1, &key);
+	scan = cmek_key_scan(rel, oids.table_key_by_id, true, NULL, 1, &key);
 	found = HeapTupleIsValid(cmek_next_row(scan, rel));
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
@@ -466,10 +466,10 @@ cmek_catalog_server_version(const char *server, char *version)
 				NameGetDatum(&name));
 	snapshot = begin_reading();
 	rel = table_open(oids.table_key, AccessShareLock);
-	scan = systable_beginscan(rel, InvalidOid, false, snapshot, 1, &key);
+	scan = cmek_key_scan(rel, InvalidOid, false, snapshot, 1, &key);
 	/* other tables' damaged rows are no reason not to make a key */
 	while (version[0] == '\0' &&
-		   HeapTupleIsValid(tuple = systable_getnext(scan)))
+		   HeapTupleIsValid(tuple = cmek_key_scan_next(scan)))
 		if (cmek_row_is_whole(rel, tuple))
 			get_string(tuple, Anum_table_key_key_version,
 					   RelationGetDescr(rel), version, CMEK_KMS_MAX_KEY_ID);
@@ -747,7 +747,7 @@ delete_rows(Oid catalog, Oid index, Oid relid, List **servers)
 	SysScanDesc scan = scan_relid(rel, index, relid, NULL);
 	HeapTuple	tuple;
 
-	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	while (HeapTupleIsValid(tuple = cmek_key_scan_next(scan)))
 	{
 		/* a damaged row must not keep its table from being dropped */
 		if (!cmek_row_is_whole(rel, tuple))
@@ -809,7 +809,7 @@ cmek_catalog_rename_server(const char *oldname, const char *newname)
 	ScanKeyInit(&key, Anum_table_key_server, BTEqualStrategyNumber, F_NAMEEQ,
 				NameGetDatum(&from));
 	rel = table_open(oids.table_key, RowExclusiveLock);
-	scan = systable_beginscan(rel, InvalidOid, false, NULL, 1, &key);
+	scan = cmek_key_scan(rel, InvalidOid, false, NULL, 1, &key);
 	while (HeapTupleIsValid(tuple = cmek_next_row(scan, rel)))
 	{
 		Datum		values[Natts_table_key] = {0};

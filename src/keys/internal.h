@@ -225,11 +225,20 @@ extern void cmek_board_finish(int slot, CmekKmsAnswer *answer,
 extern void cmek_request_run(const CmekKeyRequest *what, CmekReply *reply);
 
 /* ----------
+ * keyscan.c: systable_beginscan and systable_getnext for our own catalogs, which
+ * leave no predicate locks.  Ends with systable_endscan.
+ * ----------
+ */
+extern SysScanDesc cmek_key_scan(Relation rel, Oid index, bool use_index,
+								 Snapshot snapshot, int nkeys, ScanKey keys);
+extern HeapTuple cmek_key_scan_next(SysScanDesc scan);
+
+/* ----------
  * rowcheck.c: does a row end where its values do?
  * ----------
  */
 extern bool cmek_row_is_whole(Relation rel, HeapTuple tuple);
-/* systable_getnext; ERROR for a row that is not whole */
+/* cmek_key_scan_next; ERROR for a row that is not whole */
 extern HeapTuple cmek_next_row(SysScanDesc scan, Relation rel);
 
 /* ----------

@@ -96,7 +96,7 @@ cmek_row_is_whole(Relation rel, HeapTuple tuple)
 HeapTuple
 cmek_next_row(SysScanDesc scan, Relation rel)
 {
-	HeapTuple	tuple = systable_getnext(scan);
+	HeapTuple	tuple = cmek_key_scan_next(scan);
 
 	if (HeapTupleIsValid(tuple) && !cmek_row_is_whole(rel, tuple))
 		ereport(ERROR,

@@ -65,8 +65,8 @@ scan_seals(Relation rel, uint32 dek_id, Snapshot snapshot)
 
 	ScanKeyInit(&key, Anum_seals_id, BTEqualStrategyNumber, F_INT4EQ,
 				Int32GetDatum((int32) dek_id));
-	return systable_beginscan(rel, cmek_require_relation("data_key_seals_pkey"), true,
-							  snapshot, 1, &key);
+	return cmek_key_scan(rel, cmek_require_relation("data_key_seals_pkey"),
+						 true, snapshot, 1, &key);
 }
 
 /* Make the row of a new data key. */
@@ -92,7 +92,7 @@ cmek_seals_delete(uint32 dek_id)
 {
 	Relation	rel = table_open(cmek_require_relation("data_key_seals"), RowExclusiveLock);
 	SysScanDesc scan = scan_seals(rel, dek_id, NULL);
-	HeapTuple	tuple = systable_getnext(scan);
+	HeapTuple	tuple = cmek_key_scan_next(scan);
 
 	if (HeapTupleIsValid(tuple))
 		CatalogTupleDelete(rel, &tuple->t_self);
@@ -180,7 +180,7 @@ reserve(CmekDek *dek, int64 need, int64 limit)
 	rel = table_open(cmek_require_relation("data_key_seals"), RowExclusiveLock);
 	snapshot = RegisterSnapshot(GetCatalogSnapshot(RelationGetRelid(rel)));
 	scan = scan_seals(rel, dek->id, snapshot);
-	tuple = systable_getnext(scan);
+	tuple = cmek_key_scan_next(scan);
 	if (!HeapTupleIsValid(tuple))
 		elog(ERROR, "seals of data key %u are not counted", dek->id);
 	added = add_in_place(rel, tuple,

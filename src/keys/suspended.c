@@ -63,8 +63,8 @@ begin_scan(RowScan *s, const char *server, LOCKMODE lockmode)
 	ScanKeyInit(&key, Anum_suspended_key_server, BTEqualStrategyNumber,
 				F_NAMEEQ, NameGetDatum(&s->name));
 	s->rel = table_open(table, lockmode);
-	s->scan = systable_beginscan(s->rel, index, true, NULL, 1, &key);
-	return systable_getnext(s->scan);
+	s->scan = cmek_key_scan(s->rel, index, true, NULL, 1, &key);
+	return cmek_key_scan_next(s->scan);
 }
 
 /* End it, keeping a lock for writing. */
