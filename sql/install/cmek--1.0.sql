@@ -398,3 +398,17 @@ CREATE VIEW cmek.reseal_progress WITH (security_barrier) AS
 					 WHERE datname = pg_catalog.current_database())
 	  AND pg_catalog.pg_has_role(c.relowner, 'USAGE');
 GRANT SELECT ON cmek.reseal_progress TO PUBLIC;
+
+-- ---------------------------------------------------------------------
+-- AWS KMS
+-- ---------------------------------------------------------------------
+
+CREATE FUNCTION cmek.aws_validator(options text[], catalog oid) RETURNS void
+	LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'cmek_aws_validator';
+REVOKE ALL ON FUNCTION cmek.aws_validator(text[], oid) FROM PUBLIC;
+CREATE FOREIGN DATA WRAPPER cmek_aws VALIDATOR cmek.aws_validator;
+COMMENT ON FOREIGN DATA WRAPPER cmek_aws IS
+	'cmek: KMS keys of AWS Key Management Service';
+
+-- Whoever owns the extension hands the use of the wrapper on
+GRANT USAGE ON FOREIGN DATA WRAPPER cmek_aws TO @extowner@ WITH GRANT OPTION;

@@ -13,6 +13,9 @@
 /* file.c */
 extern const CmekKmsProvider cmek_file_provider;
 
+/* aws.c */
+extern const CmekKmsProvider cmek_aws_provider;
+
 /* Settings of cmek_file */
 extern char *cmek_service_key_file;
 extern char *cmek_service_key_command;
