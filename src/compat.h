@@ -154,4 +154,11 @@ typedef bool CmekUpdateIndexes;
 #define cmek_wait_event(name) PG_WAIT_EXTENSION
 #endif
 
+/* kms/: 17 lets a resource owner own a set of wait events; ours is freed by hand */
+#if PG_VERSION_NUM >= 170000
+#define cmek_create_wait_event_set(n) CreateWaitEventSet(NULL, n)
+#else
+#define cmek_create_wait_event_set(n) CreateWaitEventSet(CurrentMemoryContext, n)
+#endif
+
 #endif							/* CMEK_COMPAT_H */

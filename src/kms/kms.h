@@ -63,6 +63,7 @@ typedef struct CmekKmsConfig
 {
 	char		provider[NAMEDATALEN];	/* name of the wrapper */
 	bool		ambient;		/* may use the host's own identity */
+	bool		superuser;		/* the server belongs to a superuser */
 	uint32		len;
 	char		options[CMEK_KMS_MAX_CONFIG];
 } CmekKmsConfig;
@@ -70,6 +71,9 @@ typedef struct CmekKmsConfig
 /* The value of an option, NULL when absent */
 extern const char *cmek_kms_config_get(const CmekKmsConfig *config,
 									   const char *name);
+/* Append an option; false when there is no room */
+extern bool cmek_kms_config_add(CmekKmsConfig *config, const char *name,
+								const char *value);
 
 typedef struct CmekKmsAnswer
 {
@@ -144,6 +148,13 @@ typedef struct CmekKmsProvider
 	 */
 	void		(*advise) (const CmekKmsConfig *config, CmekKmsStep step,
 						   const CmekKmsAnswer *answer, char *out, Size size);
+
+	/*
+	 * optional, in the backend: append settings of the asking database, which
+	 * a worker cannot see, under names with a dot, which no option has.  False
+	 * when there is no room.
+	 */
+	bool		(*add_settings) (CmekKmsConfig *config);
 } CmekKmsProvider;
 
 /* NULL when there is no such wrapper of ours */

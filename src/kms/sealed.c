@@ -256,8 +256,8 @@ cmek_secrets_open(const CmekKmsConfig *config, TimestampTz deadline,
 	if (secret == NULL)
 		return NULL;
 	opened = cmek_secret_alloc_in(CurrentMemoryContext, sizeof(CmekKmsConfig));
-	memcpy(opened->provider, config->provider, sizeof(opened->provider));
-	opened->ambient = config->ambient;
+	memcpy(opened, config, offsetof(CmekKmsConfig, options));
+	opened->len = 0;
 	for (const char *name = config->options; name < end;
 		 name = value + strlen(value) + 1)
 	{
