@@ -20,6 +20,8 @@ bool		cmek_ambient_credentials = false;
 
 static const CmekKmsProvider *const providers[] = {
 	&cmek_file_provider,
+	&cmek_gcp_provider,
+	&cmek_vault_provider,
 };
 
 /* The provider behind a foreign-data wrapper; NULL when it is not ours. */
@@ -136,4 +138,5 @@ cmek_kms_init(void)
 							 false,
 							 PGC_SUSET, 0,
 							 NULL, NULL, NULL);
+	cmek_gcp_init();
 }
