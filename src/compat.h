@@ -141,7 +141,10 @@ typedef bool CmekUpdateIndexes;
 #endif
 #if PG_VERSION_NUM >= 180000
 #define cmek_b64_decode(src, len, dst, max) pg_b64_decode(src, len, dst, max)
+#define cmek_b64_encode(src, len, dst, max) pg_b64_encode(src, len, dst, max)
 #else
+#define cmek_b64_encode(src, len, dst, max) \
+	pg_b64_encode((const char *) (src), len, dst, max)
 #define cmek_b64_decode(src, len, dst, max) \
 	pg_b64_decode(src, len, (char *) (dst), max)
 #endif

@@ -24,6 +24,8 @@ char	   *cmek_aws_external_id = NULL;
 static const CmekKmsProvider *const providers[] = {
 	&cmek_file_provider,
 	&cmek_aws_provider,
+	&cmek_gcp_provider,
+	&cmek_vault_provider,
 };
 
 /* The provider behind a foreign-data wrapper; NULL when it is not ours. */
@@ -154,4 +156,5 @@ cmek_kms_init(void)
 							 false,
 							 PGC_SUSET, 0,
 							 NULL, NULL, NULL);
+	cmek_gcp_init();
 }
