@@ -425,3 +425,17 @@ CREATE FUNCTION cmek.check_key(name name, OUT step text, OUT ok bool,
 	AS 'MODULE_PATHNAME', 'cmek_check_key';
 COMMENT ON FUNCTION cmek.check_key(name) IS
 	'cmek: proves step by step that a KMS key can be used, and says what to grant';
+
+-- ---------------------------------------------------------------------
+-- AWS KMS
+-- ---------------------------------------------------------------------
+
+CREATE FUNCTION cmek.aws_validator(options text[], catalog oid) RETURNS void
+	LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'cmek_aws_validator';
+REVOKE ALL ON FUNCTION cmek.aws_validator(text[], oid) FROM PUBLIC;
+CREATE FOREIGN DATA WRAPPER cmek_aws VALIDATOR cmek.aws_validator;
+COMMENT ON FOREIGN DATA WRAPPER cmek_aws IS
+	'cmek: KMS keys of AWS Key Management Service';
+
+-- Whoever owns the extension hands the use of the wrapper on
+GRANT USAGE ON FOREIGN DATA WRAPPER cmek_aws TO @extowner@ WITH GRANT OPTION;

@@ -68,6 +68,10 @@ extern const char *cmek_crypto_implementation(void);
 extern void cmek_hmac_sha256(const uint8 *key, Size keylen,
 							 const void *data, Size len, uint8 *out);
 
+/* SHA-256, CMEK_SHA256_LEN bytes out (signatures on requests to a KMS) */
+#define CMEK_SHA256_LEN 32
+extern void cmek_sha256(const void *data, Size len, uint8 *out);
+
 /* HKDF-Expand of RFC 5869 with SHA-256, one block: a key out of a key */
 extern void cmek_derive_key(const uint8 *key, const char *info, uint8 *out);
 

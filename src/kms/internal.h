@@ -15,6 +15,9 @@
 /* file.c */
 extern const CmekKmsProvider cmek_file_provider;
 
+/* aws.c */
+extern const CmekKmsProvider cmek_aws_provider;
+
 /*
  * The service key, for what is sealed by a key derived from it.  Made here
  * when "may_make" and no fingerprint of it is known.  False, with the answer
