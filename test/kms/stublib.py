@@ -30,6 +30,11 @@ class Refused(Exception):
         self.status, self.body, self.headers = status, body, headers or {}
 
 
+def encode(answer):
+    """Bytes as they are, anything else as JSON."""
+    return answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+
+
 class Stub:
     """The state of a stub; subclasses have answer() and do_NAME()."""
 
@@ -140,10 +145,10 @@ class Handler(BaseHTTPRequestHandler):
                                          self.headers, body)
                 if isinstance(answer, tuple):
                     answer, headers = answer
-                data = json.dumps(answer).encode()
+                data = encode(answer)
         except Refused as e:
             status, headers = e.status, e.headers
-            data = json.dumps(e.body).encode()
+            data = encode(e.body)
         try:
             if fault:
                 self.misbehave(fault, data)

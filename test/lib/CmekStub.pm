@@ -50,7 +50,7 @@ sub start_stub
 		POSIX::_exit(1);
 	}
 	push @running, $pid;
-	for (1 .. 300)
+	for (1 .. 1200)
 	{
 		last if -e $file;
 		sleep(0.1);
