@@ -110,13 +110,13 @@ wire_request(PG_FUNCTION_ARGS)
 {
 	bytea	   *bytes = PG_GETARG_BYTEA_PP(3);
 	char	   *area = palloc(65536);
-	CmekText	text;
+	CmekText	out;
 
-	cmek_text_init(&text, area, 65536);
+	cmek_text_init(&out, area, 65536);
 	build(text_to_cstring(PG_GETARG_TEXT_PP(0)),
 		  config_of(PG_GETARG_ARRAYTYPE_P(1)), PG_GETARG_UUID_P(2)->data,
-		  (uint8 *) VARDATA_ANY(bytes), VARSIZE_ANY_EXHDR(bytes), &text);
-	PG_RETURN_TEXT_P(cstring_to_text(text.data));
+		  (uint8 *) VARDATA_ANY(bytes), VARSIZE_ANY_EXHDR(bytes), &out);
+	PG_RETURN_TEXT_P(cstring_to_text(out.data));
 }
 
 /* Bytes as a bytea */
