@@ -160,7 +160,8 @@ answer('gcp token', $gcp, 500, '', 'unreachable HTTP500');
 answer('gcp token', $gcp, 200, '{"access_token":"a b","expires_in":1}', 'unreachable MalformedAnswer', 'a token that is no header');
 answer('gcp token', $gcp, 200, '{"access_token":"a\r\nX: y","expires_in":1}', 'unreachable MalformedAnswer', 'a token with a line end');
 answer('gcp impersonated', $gcp, 403, error(403, 'PERMISSION_DENIED', 'x'), 'denied ImpersonationDenied');
-is(sql("SELECT message FROM wire_answer('vault decrypt', '{}', 500, '" . errors('a\u0007b') . "')"), 'a?b', 'nothing unprintable in a message');
+is(sql("SELECT message FROM wire_answer('vault decrypt', '{}', 500, decode('" . unpack('H*', errors('a\u0007b')) . "', 'hex'))"),
+	'a?b', 'nothing unprintable in a message');
 
 # ---- random changes ----
 my $seed = $ENV{CMEK_SEED} // int(rand(2**31));
