@@ -85,6 +85,9 @@ check_begin(Oid serverid)
 	cmek_random_uuid(check->what->uuid);
 	cmek_server_fill(check->what, serverid);
 	check->next = cmek_kms_provider(check->what->config.provider)->steps;
+	if (check->next == NULL)
+		elog(ERROR, "provider \"%s\" names no steps of a check",
+			 check->what->config.provider);
 	return check;
 }
 

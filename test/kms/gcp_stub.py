@@ -93,6 +93,9 @@ class Gcp(Stub):
     def do_revoke_tokens(self):
         self.tokens = {}
 
+    def do_token(self, email, token):
+        self.tokens[token] = (email, time.time() + 3600)
+
     def do_denial(self, key, code=None, status=None, reason=None):
         self.denial[key] = (code, status, reason)
 

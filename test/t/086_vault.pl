@@ -33,7 +33,7 @@ sub rights
 $vault->tell('key', name => 'k1');
 $vault->tell('approle', role => 'db', role_id => 'role-1', secret_id => 'secret-1', rights => rights('k1'));
 
-my $node = cmek_node('vault', config => [ 'autovacuum = off', "cmek.kms_timeout = '4s'" ]);
+my $node = cmek_node('vault', config => [ 'autovacuum = off', "cmek.kms_timeout = '2500ms'" ]);
 
 sub sql { return $node->safe_psql('postgres', $_[0]) }
 
