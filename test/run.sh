@@ -13,8 +13,19 @@
 
 . "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
 
-setup_packages
+# what the AWS server of the tests needs; it is a package itself since Debian 13
+moto="python3-flask python3-flask-cors python3-boto3 python3-cryptography
+	python3-responses python3-xmltodict python3-yaml openssl"
+[ -z "$(apt-cache show python3-moto 2>/dev/null)" ] || moto="$moto python3-moto"
+# shellcheck disable=SC2086
+setup_packages $moto
 setup_server
+if [ -d /usr/lib/python3/dist-packages/moto ]; then
+	CMEK_MOTO=
+else
+	CMEK_MOTO=${CMEK_MOTO:-$(bash "$top/test/kms/moto.sh" "$top/build/moto")}
+fi
+export CMEK_MOTO
 if [ "${CMEK_TEST_AM:-cmek_heap}" != heap ]; then
 	build_extension
 	build_modules

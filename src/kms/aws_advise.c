@@ -84,11 +84,10 @@ cmek_aws_advise(const CmekKmsConfig *config, CmekKmsStep step,
 	CmekText	text;
 
 	cmek_text_init(&text, out, size);
-	/* STS and KMS spell it differently */
-	if (strcmp(answer->code, "AccessDenied") == 0)
+	if (strncmp(answer->code, "AccessDenied", 12) == 0 &&
+		strncmp(answer->message, "role ", 5) == 0)
 		advise_trust(config, &text);
-	else if (strcmp(answer->code, "AccessDeniedException") == 0 &&
-			 action != NULL)
+	else if (strncmp(answer->code, "AccessDenied", 12) == 0 && action != NULL)
 		advise_key(config, action, &text);
 	else if (strcmp(answer->code, "NoCredentials") == 0)
 		cmek_text_add(&text, "CREATE USER MAPPING FOR PUBLIC SERVER ... OPTIONS (access_key_id '...', secret_access_key '...').");

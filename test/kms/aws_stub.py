@@ -275,9 +275,22 @@ class Aws(Stub):
             data = re.sub(rb"<Expiration>[^<]*<", b"<Expiration>%s<" % iso(time.time() + self.session_seconds).encode(),
                           data)
         code = int(status.split()[0])
+        if code == 403 and b"<Code>" in data:
+            raise self.access_error(headers, data.decode())
         if code != 200:
             raise Refused(code, data)
         return data
+
+    def access_error(self, headers, text):
+        """moto's IAM errors in the words and the shape of the service that was asked."""
+        code = re.search(r"<Code>(\w+)<", text).group(1)
+        message = re.search(r"<Message>(?:<!\[CDATA\[)?(.*?)(?:\]\]>)?</Message>", text, re.S).group(1)
+        if not headers.get("X-Amz-Target"):
+            return sts_error(403, code, message)
+        code = {"AccessDenied": "AccessDeniedException", "SignatureDoesNotMatch": "InvalidSignatureException",
+                "InvalidClientTokenId": "UnrecognizedClientException"}.get(code, code)
+        # a namespace, and the other spelling of "message", as some of AWS's services have them
+        return Refused(400, {"__type": "com.amazon.coral.service#" + code, "Message": message})
 
     def answer_metadata(self, method, path, headers):
         self.requests[-1] = "metadata " + method + " " + path
