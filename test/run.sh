@@ -29,6 +29,8 @@ export CMEK_MOTO
 if [ "${CMEK_TEST_AM:-cmek_heap}" != heap ]; then
 	build_extension
 	build_modules
+	# shellcheck disable=SC2053
+	[[ 087_gcp != ${CMEK_TEST_ONLY:-*} ]] || setup_clients
 fi
 make_work
 say "testing as user $user in $work"
