@@ -102,7 +102,12 @@ copy_message(char *out, Size size, char *message)
 	const char *canonical = find_word(message, "canonical");
 
 	if (canonical != NULL)
+	{
+		/* back to the end of the sentence before */
+		while (canonical > message && *canonical != '.')
+			canonical--;
 		message[canonical - message] = '\0';
+	}
 	message[strcspn(message, "\r\n")] = '\0';
 	cmek_text_printable(out, size, message);
 }

@@ -203,8 +203,9 @@ is(error(404, '', ''), 'unreachable : ', 'nor is nothing at all');
 is(error(400, '', '{"__type":"KMSInvalidStateException","message":"k is Unavailable."}'),
 	'unreachable KMSInvalidStateException: k is Unavailable.', 'a key store that is away');
 is(error(400, '', qq({"__type":"DisabledException","message":"a\\tb\\u0007é"})), 'denied DisabledException: a?b???', 'what may be shown');
-is(error(403, '', qq({"__type":"InvalidSignatureException","message":"It does not match. The Canonical String for this request"
-	. " should have been\\n'POST\\nx-amz-security-token:SECRET'"})), 'misconfigured clock InvalidSignatureException: It does not match. The ',
+my $canonical = q(It does not match. The Canonical String for this request should have been\n'POST\nx-amz-security-token:SECRET');
+is(error(403, '', qq({"__type":"InvalidSignatureException","message":"$canonical"})),
+	'misconfigured clock InvalidSignatureException: It does not match',
 	'the session token in a canonical request is not shown');
 is(error(400, '', qq({"__type":"ValidationException","message":"a\\nSECRET"})), 'misconfigured ValidationException: a', '... nor further lines');
 
