@@ -74,20 +74,20 @@ def mend_moto():
     response_decrypt = kms_responses.KmsResponse.decrypt
     authorize = ActionAuthenticatorMixin._authenticate_and_authorize_action
 
-    def strict_encrypt(self, key_id, plaintext, encryption_context):
+    def strict_encrypt(self, key_id, **kwargs):
         real = self.any_id_to_key_id(key_id)
         if real in self.keys:
             need_state(self.keys[real])
-        return encrypt(self, key_id, plaintext, encryption_context)
+        return encrypt(self, key_id=key_id, **kwargs)
 
-    def strict_decrypt(self, ciphertext_blob, encryption_context):
+    def strict_decrypt(self, ciphertext_blob, **kwargs):
         try:
             key_id = deserialize(ciphertext_blob).key_id
         except Exception:
             raise kms_utils.InvalidCiphertextException()
         if key_id in self.keys:
             need_state(self.keys[key_id])
-        return decrypt(self, ciphertext_blob, encryption_context)
+        return decrypt(self, ciphertext_blob=ciphertext_blob, **kwargs)
 
     def own_key_only(self):
         """IncorrectKeyException, when KeyId names another key than the blob's."""

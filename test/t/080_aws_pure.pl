@@ -202,7 +202,11 @@ is(error(403, '', '<html><title>no</title></html>'), 'unreachable : ', 'a page o
 is(error(404, '', ''), 'unreachable : ', 'nor is nothing at all');
 is(error(400, '', '{"__type":"KMSInvalidStateException","message":"k is Unavailable."}'),
 	'unreachable KMSInvalidStateException: k is Unavailable.', 'a key store that is away');
-is(error(400, '', qq({"__type":"DisabledException","message":"a\\nb\\u0007é"})), 'denied DisabledException: a?b???', 'what may be shown');
+is(error(400, '', qq({"__type":"DisabledException","message":"a\\tb\\u0007é"})), 'denied DisabledException: a?b???', 'what may be shown');
+is(error(403, '', qq({"__type":"InvalidSignatureException","message":"It does not match. The Canonical String for this request"
+	. " should have been\\n'POST\\nx-amz-security-token:SECRET'"})), 'misconfigured clock InvalidSignatureException: It does not match. The ',
+	'the session token in a canonical request is not shown');
+is(error(400, '', qq({"__type":"ValidationException","message":"a\\nSECRET"})), 'misconfigured ValidationException: a', '... nor further lines');
 
 # ---- AWS's own files ----
 my $file = "# x\n[default]\naws_access_key_id = A\naws_secret_access_key=b=c\nregion = eu-west-1\ns3 =\n  region = no\n"
