@@ -62,7 +62,7 @@ options_seal(const CmekKmsProvider *provider, Oid serverid, List *options)
 	}
 }
 
-/* The provider of a server that the caller owns, which core asks for next */
+/* A server by name, and its provider; NULL when it is none of ours */
 static const CmekKmsProvider *
 mapping_provider(const char *servername, Oid *serverid)
 {

@@ -21,6 +21,7 @@
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/memutils.h"
 
 #include "compat.h"
 #include "keys/internal.h"
@@ -273,11 +274,10 @@ report_unproved(const Check *check)
 			 errhint("%s", step_hint(check))));
 }
 
-/* See keys.h. */
-void
-cmek_key_prove(Oid serverid)
+/* Do all the steps, unless that is known or of no use. */
+static void
+prove(Check *check)
 {
-	Check	   *check = check_begin(serverid);
 	CmekSuspension suspension;
 
 	/* the keys are made next, and that says all there is to say */
@@ -289,4 +289,19 @@ cmek_key_prove(Oid serverid)
 		if (check->result.tried && check->result.reply.klass != CMEK_KMS_OK)
 			report_unproved(check);
 	proof_remember(check->what);
+}
+
+/* See keys.h. */
+void
+cmek_key_prove(Oid serverid)
+{
+	/* a caller with ten thousand tables must not keep as many requests */
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+												  "cmek key proof",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+
+	prove(check_begin(serverid));
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
 }

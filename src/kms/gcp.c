@@ -398,17 +398,27 @@ attempt(void *arg, CmekKmsAnswer *answer)
 	return cmek_http_retry_after(&http);
 }
 
+/* An operation with what all of them need */
+static GcpOperation *
+new_operation(const CmekKmsRequest *req)
+{
+	GcpOperation *op = palloc0(sizeof(GcpOperation));
+
+	cmek_json_protect();
+	op->req = req;
+	op->token = new_secret(sizeof(CmekGcpToken));
+	return op;
+}
+
 /* Run an operation. */
 static void
 run(const CmekKmsRequest *req, CmekGcpCall call, const char *body,
 	CmekKmsAnswer *answer)
 {
-	GcpOperation *op = palloc0(sizeof(GcpOperation));
+	GcpOperation *op = new_operation(req);
 
-	op->req = req;
 	op->call = call;
 	op->body = body;
-	op->token = new_secret(sizeof(CmekGcpToken));
 	cmek_kms_with_retries(req->deadline, attempt, op, answer);
 }
 
@@ -472,10 +482,8 @@ identify_attempt(void *arg, CmekKmsAnswer *answer)
 static void
 gcp_identify(const CmekKmsRequest *req, CmekKmsAnswer *answer)
 {
-	GcpOperation *op = palloc0(sizeof(GcpOperation));
+	GcpOperation *op = new_operation(req);
 
-	op->req = req;
-	op->token = new_secret(sizeof(CmekGcpToken));
 	cmek_kms_with_retries(req->deadline, identify_attempt, op, answer);
 }
 
