@@ -14,15 +14,28 @@
 . "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
 . "$top/test/lib/results.sh"
 
-# 069_archivers backs up with them, under configuration files of its own
-optional_packages="pgbackrest barman sqlsmith"
-setup_packages
+# 069_archivers backs up with the first two, under configuration files of its
+# own; 075 asks at random with sqlsmith; hvac is a client of Vault that was not
+# written here, as is moto a server; it is a package itself since Debian 13
+optional_packages="pgbackrest barman sqlsmith python3-hvac python3-moto"
+# what the AWS server of the tests needs
+moto="python3-flask python3-flask-cors python3-boto3 python3-cryptography
+	python3-responses python3-xmltodict python3-yaml openssl"
+# shellcheck disable=SC2086
+setup_packages $moto
 setup_server
+if [ -d /usr/lib/python3/dist-packages/moto ]; then
+	CMEK_MOTO=
+else
+	CMEK_MOTO=${CMEK_MOTO:-$(bash "$top/test/kms/moto.sh" "$top/build/moto")}
+fi
+export CMEK_MOTO
 if [ "${CMEK_TEST_AM:-cmek_heap}" != heap ]; then
 	build_extension
 	build_modules
 	# shellcheck disable=SC2053
 	[[ 073_fuzz != ${CMEK_TEST_ONLY:-*} ]] || build_fuzz
+	[[ 087_gcp != ${CMEK_TEST_ONLY:-*} ]] || setup_clients
 fi
 make_work
 mount_small

@@ -1,11 +1,10 @@
 /*-------------------------------------------------------------------------
  *
  * kms.c
- *	  The registry of KMS providers, their options in flattened form, and
- *	  their answers.
+ *	  The registry of KMS providers, and settings.
  *
  * A provider is known by the name of its foreign-data wrapper.  Nothing here
- * talks to a KMS, and nothing here may put a secret into an answer's text.
+ * talks to a KMS.
  *
  *-------------------------------------------------------------------------
  */
@@ -14,12 +13,18 @@
 #include "utils/guc.h"
 
 #include "compat.h"
+#include "kms/aws.h"
 #include "kms/internal.h"
 
 bool		cmek_ambient_credentials = false;
+char	   *cmek_region = NULL;
+char	   *cmek_aws_external_id = NULL;
 
 static const CmekKmsProvider *const providers[] = {
 	&cmek_file_provider,
+	&cmek_aws_provider,
+	&cmek_gcp_provider,
+	&cmek_vault_provider,
 };
 
 /* The provider behind a foreign-data wrapper; NULL when it is not ours. */
@@ -30,58 +35,6 @@ cmek_kms_provider(const char *wrapper)
 		if (strcmp(providers[i]->wrapper, wrapper) == 0)
 			return providers[i];
 	return NULL;
-}
-
-/* The word for a class of answers, as people see it. */
-const char *
-cmek_kms_class_name(CmekKmsClass klass)
-{
-	switch (klass)
-	{
-		case CMEK_KMS_OK:
-			return "ok";
-		case CMEK_KMS_DENIED:
-			return "denied";
-		case CMEK_KMS_UNREACHABLE:
-			return "unreachable";
-		case CMEK_KMS_MISCONFIGURED:
-			return "misconfigured";
-		case CMEK_KMS_CORRUPT:
-			return "corrupt";
-	}
-	return "unknown";
-}
-
-/* The value of an option of a flattened configuration; NULL when absent. */
-const char *
-cmek_kms_config_get(const CmekKmsConfig *config, const char *name)
-{
-	const char *at = config->options;
-	const char *end = config->options + config->len;
-
-	while (at < end)
-	{
-		const char *value = at + strlen(at) + 1;
-
-		if (strcmp(at, name) == 0)
-			return value;
-		at = value + strlen(value) + 1;
-	}
-	return NULL;
-}
-
-/* Fill in the class, the code and the message of an answer. */
-void
-cmek_kms_answer(CmekKmsAnswer *answer, CmekKmsClass klass,
-				const char *code, const char *fmt,...)
-{
-	va_list		args;
-
-	answer->klass = klass;
-	strlcpy(answer->code, code, sizeof(answer->code));
-	va_start(args, fmt);
-	vsnprintf(answer->message, sizeof(answer->message), fmt, args);
-	va_end(args);
 }
 
 /* A path setting is empty or absolute. */
@@ -112,6 +65,20 @@ cmek_kms_init(void)
 							   "",
 							   PGC_SIGHUP, GUC_SUPERUSER_ONLY,
 							   NULL, NULL, NULL);
+	DefineCustomStringVariable("cmek.region",
+							   "Region of this server, where replicas of multi-Region keys are used.",
+							   "Empty: the region that a key's own name says.",
+							   &cmek_region,
+							   "",
+							   PGC_SIGHUP, 0,
+							   NULL, NULL, NULL);
+	DefineCustomStringVariable("cmek.aws_external_id",
+							   "External id with which this database takes on roles at AWS.",
+							   "When set, KMS keys of ordinary users cannot name another one.",
+							   &cmek_aws_external_id,
+							   "",
+							   PGC_SUSET, 0,
+							   NULL, NULL, NULL);
 	DefineCustomBoolVariable("cmek.ambient_credentials",
 							 "Lets KMS keys of ordinary users use the identity of the database host.",
 							 NULL,
@@ -119,4 +86,5 @@ cmek_kms_init(void)
 							 false,
 							 PGC_SUSET, 0,
 							 NULL, NULL, NULL);
+	cmek_gcp_init();
 }
