@@ -184,7 +184,7 @@ print(t.read_key(name="k1")["data"]["latest_version"])
 PY
 SKIP:
 {
-	skip 'no hvac (python3-hvac)', 4
+	skip 'no hvac (python3-hvac)', 5
 	  if system("/usr/bin/python3 -c 'import hvac' 2>/dev/null") != 0;
 	my ($out, $err) = run_command([ '/usr/bin/python3', '-W', 'ignore', $client, $vault->url, $blob, $uuid ]);
 	my @lines = split(/\n/, $out);
