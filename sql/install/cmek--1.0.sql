@@ -97,6 +97,23 @@ REVOKE ALL ON FUNCTION cmek.heap_handler(internal) FROM PUBLIC;
 CREATE ACCESS METHOD cmek_heap TYPE TABLE HANDLER cmek.heap_handler;
 COMMENT ON ACCESS METHOD cmek_heap IS 'cmek: heap of sealed rows';
 
+CREATE FUNCTION cmek.btree_handler(internal) RETURNS index_am_handler
+	LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'cmek_btree_handler';
+REVOKE ALL ON FUNCTION cmek.btree_handler(internal) FROM PUBLIC;
+
+CREATE ACCESS METHOD cmek_btree TYPE INDEX HANDLER cmek.btree_handler;
+COMMENT ON ACCESS METHOD cmek_btree IS 'cmek: b-tree of sealed keys';
+
+-- For each operator class of btree one of cmek_btree with the same name,
+-- schema and members; superusers only
+CREATE FUNCTION cmek.import_operator_classes() RETURNS int4
+	LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'cmek_import_operator_classes';
+REVOKE ALL ON FUNCTION cmek.import_operator_classes() FROM PUBLIC;
+COMMENT ON FUNCTION cmek.import_operator_classes() IS
+	'cmek: gives cmek_btree the operator classes that btree has';
+SELECT cmek.import_operator_classes();
+
 -- ---------------------------------------------------------------------
 -- What people look at.  The views read more than their caller may, so each is
 -- a security barrier: a leaky function of the caller's sees only his own rows.

@@ -28,12 +28,12 @@ access_relation_made(Oid relid, bool internal)
 {
 	CmekClass	cls;
 
-	if (IsBinaryUpgrade || !cmek_class_get_new(relid, &cls))
+	if (!cmek_class_get_new(relid, &cls))
 		return;
 	if (cls.relkind == RELKIND_INDEX ||
 		cls.relkind == RELKIND_PARTITIONED_INDEX)
-		cmek_policy_index_made(relid, internal);
-	else
+		cmek_index_made(relid, internal);
+	else if (!IsBinaryUpgrade)
 		cmek_create_table_made(relid);
 }
 

@@ -29,6 +29,8 @@ static ProcessUtility_hook_type previous_hook = NULL;
 static Node *
 hook_before(CmekStatement *s, Node *node)
 {
+	if (IsA(node, IndexStmt))
+		return cmek_index_before(s, (IndexStmt *) node);
 	if (IsBinaryUpgrade)
 		return node;
 	switch (nodeTag(node))

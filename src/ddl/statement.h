@@ -21,6 +21,7 @@
 
 #define CMEK_PROVIDER	"cmek"	/* security labels, namespace of options */
 #define CMEK_HEAP_NAME	"cmek_heap"
+#define CMEK_BTREE_NAME "cmek_btree"
 #define CMEK_KEY_NONE	"none"	/* leave the table unbound */
 
 typedef struct CmekStatement
@@ -41,6 +42,9 @@ typedef struct CmekStatement
 	/* ALTER TABLE ... SET ACCESS METHOD */
 	Oid			sealing;		/* table being rewritten into cmek_heap */
 	Oid			unsealing;		/* and away from it */
+
+	/* CREATE INDEX, ALTER TABLE: options of cmek_btree alone */
+	List	   *index_options;	/* of DefElem */
 
 	/* ALTER SERVER ... RENAME TO of a KMS key */
 	Oid			renamed;
@@ -74,6 +78,7 @@ extern bool cmek_class_get_new(Oid relid, CmekClass *cls);
 extern bool cmek_class_is_sealed(const CmekClass *cls);
 extern bool cmek_class_has_rows(const CmekClass *cls);
 extern bool cmek_class_find_sealed(CmekClass *cls);
+extern Oid	cmek_sealed_index_method(void);
 
 /* ---- hook.c ---- */
 extern void cmek_hook_init(void);
@@ -101,6 +106,14 @@ extern void cmek_alter_after(CmekStatement *s);
 extern bool cmek_partition_parent_is_sealed(Oid parent);
 extern void cmek_partition_check_child(Oid child, Oid parent);
 extern void cmek_partition_check_leaves(const CmekClass *parent);
+
+/* ---- index.c ---- */
+extern Node *cmek_index_before(CmekStatement *s, IndexStmt *stmt);
+extern void cmek_index_made(Oid indexid, bool internal);
+
+/* ---- opclass.c ---- */
+extern Oid	cmek_opclass_original(Oid opclass);
+extern void cmek_opclass_need_twin(Oid opclass);
 
 /* ---- label.c ---- */
 extern char *cmek_label_format(const char *key);
@@ -136,7 +149,8 @@ extern void cmek_drop_table(Oid relid);
 extern void cmek_drop_server(Oid serverid);
 
 /* ---- policy.c ---- */
-extern void cmek_policy_index_made(Oid indexid, bool internal);
+extern void cmek_policy_index_made(const CmekClass *index,
+								   const CmekClass *table, bool internal);
 extern void cmek_policy_check_indexes(Oid relid);
 extern void cmek_policy_check_plain(const CmekClass *cls);
 extern void cmek_policy_check_logical(const CmekClass *cls);
