@@ -262,7 +262,7 @@ CREATE VIEW cmek.exposures WITH (security_barrier) AS
 	FROM sealed t
 	JOIN pg_catalog.pg_index i ON i.indrelid = t.oid
 	JOIN pg_catalog.pg_class ic ON ic.oid = i.indexrelid AND ic.relkind = 'i'
-	JOIN pg_catalog.pg_am am ON am.oid = ic.relam
+	JOIN pg_catalog.pg_am am ON am.oid = ic.relam AND am.amname <> 'cmek_btree'
 	UNION ALL
 	SELECT t.oid::pg_catalog.regclass, 'statistics', s.attname::text,
 		   'pg_statistic holds values of this column in clear'

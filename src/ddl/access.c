@@ -16,6 +16,7 @@
 #include "catalog/pg_foreign_server.h"
 #include "catalog/pg_inherits.h"
 #include "miscadmin.h"
+#include "utils/lsyscache.h"
 #include "utils/rel.h"
 
 #include "ddl/statement.h"
@@ -47,6 +48,16 @@ access_drop(Oid classId, Oid objectId)
 		cmek_drop_server(objectId);
 }
 
+/* A relation became a child of another; core has locked both */
+static void
+access_child(Oid child, Oid parent)
+{
+	cmek_partition_check_child(child, parent);
+	/* ATTACH goes on to compare its indexes with the partitioned ones */
+	if (get_rel_relkind(parent) == RELKIND_PARTITIONED_TABLE)
+		cmek_pose_tree(child, AccessShareLock);
+}
+
 /* The hook */
 static void
 access_hook(ObjectAccessType access, Oid classId, Oid objectId, int subId,
@@ -63,8 +74,7 @@ access_hook(ObjectAccessType access, Oid classId, Oid objectId, int subId,
 	else if (access == OAT_DROP)
 		access_drop(classId, objectId);
 	else if (access == OAT_POST_ALTER && classId == InheritsRelationId)
-		cmek_partition_check_child(objectId,
-								   ((ObjectAccessPostAlter *) arg)->auxiliary_id);
+		access_child(objectId, ((ObjectAccessPostAlter *) arg)->auxiliary_id);
 }
 
 /* Install the hook */

@@ -34,15 +34,25 @@
 #include "catalog/pg_index.h"
 #include "catalog/pg_opclass.h"
 #include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "storage/lmgr.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
+#include "compat.h"
 #include "ddl/statement.h"
 
-#define OPTION_HIDE_TIDS "hide_tids"
+/* Options that a statement took out of the catalog for its duration */
+typedef struct CmekIndexOptions
+{
+	Oid			indexid;
+	Oid			namespaceid;
+	NameData	name;
+	List	   *options;		/* of DefElem */
+} CmekIndexOptions;
 
 /* The table of an index whose pg_index row is not visible yet */
 static Oid
@@ -145,6 +155,13 @@ index_options(Oid indexid, List *changes, bool reset)
 	return options;
 }
 
+/* RESET of every option that btree does not know */
+static List *
+index_no_options(void)
+{
+	return list_make1(makeDefElem(CMEK_HIDE_TIDS, NULL, -1));
+}
+
 /*
  * An index is of another method from here on; caller builds it anew before
  * anybody reads it.  Makes the caller's changes of catalogs visible.
@@ -241,6 +258,25 @@ index_record_method(Oid indexid, Oid method)
 	recordDependencyOn(&index, &am, DEPENDENCY_NORMAL);
 }
 
+/* The options that the statement has for a new index, from WITH or saved */
+static List *
+index_new_options(const CmekStatement *s, const CmekClass *index)
+{
+	ListCell   *lc;
+
+	if (s == NULL)
+		return NIL;
+	foreach(lc, s->saved_options)
+	{
+		CmekIndexOptions *saved = lfirst(lc);
+
+		if (saved->namespaceid == index->relnamespace &&
+			strcmp(NameStr(saved->name), NameStr(index->relname)) == 0)
+			return saved->options;
+	}
+	return s->index_options;
+}
+
 /* A b-tree was made for a sealed table */
 static void
 index_seal(const CmekClass *index)
@@ -250,9 +286,76 @@ index_seal(const CmekClass *index)
 	if (index->relam == method)
 		index_set_originals(index->relid);
 	index_set_method(index->relid, method,
-					 cmek_statement == NULL ? NIL : cmek_statement->index_options,
-					 false);
+					 index_new_options(cmek_statement, index), false);
 	index_record_method(index->relid, method);
+}
+
+/*
+ * The relcache entry of an index made, or given a new file, in an outer
+ * subtransaction would keep the new method if this one aborts.
+ */
+static void
+index_check_convertible(Oid indexid)
+{
+	SubTransactionId mine = GetCurrentSubTransactionId();
+	Relation	index = RelationIdGetRelation(indexid);
+	SubTransactionId made = index->rd_createSubid;
+	SubTransactionId filed = CMEK_FIRST_FILE_SUBID(index);
+
+	RelationClose(index);
+	if ((made == InvalidSubTransactionId || made == mine) &&
+		(filed == InvalidSubTransactionId || filed == mine))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("access method of index \"%s\" cannot be changed inside a savepoint",
+					get_rel_name(indexid)),
+			 errdetail("The index was made or rebuilt earlier in this transaction."),
+			 errhint("Release the savepoint, or commit, first.")));
+}
+
+/*
+ * The table of an index goes in or out of cmek_heap, and its new file is just
+ * made: from here on the index is of the other method.  Core builds it anew
+ * when the rows are copied.
+ */
+static void
+index_convert(const CmekClass *index, bool seal)
+{
+	Oid			method = cmek_sealed_index_method();
+
+	if (index->relam != (seal ? BTREE_AM_OID : method))
+		return;
+	LockRelationOid(index->relid, AccessExclusiveLock);
+	index_check_convertible(index->relid);
+	if (seal)
+	{
+		index_set_method(index->relid, method, NIL, false);
+		index_record_method(index->relid, method);
+		return;
+	}
+	index_set_method(index->relid, BTREE_AM_OID, index_no_options(), true);
+	deleteDependencyRecordsForSpecific(RelationRelationId, index->relid,
+									   DEPENDENCY_NORMAL,
+									   AccessMethodRelationId, method);
+}
+
+/* All b-trees of a table that is being rewritten */
+void
+cmek_index_convert(Oid relid, bool seal)
+{
+	Relation	rel = table_open(relid, NoLock);
+	List	   *indexes = RelationGetIndexList(rel);
+	ListCell   *lc;
+
+	table_close(rel, NoLock);
+	foreach(lc, indexes)
+	{
+		CmekClass	index;
+
+		if (cmek_class_get(lfirst_oid(lc), &index))
+			index_convert(&index, seal);
+	}
 }
 
 /* cmek_btree was asked for where it cannot be */
@@ -282,6 +385,9 @@ cmek_index_made(Oid indexid, bool internal)
 		return;
 	btree = index.relam == BTREE_AM_OID ||
 		index.relam == cmek_sealed_index_method();
+	/* core goes on to compare it with the indexes that partitions have */
+	if (index.relkind == RELKIND_PARTITIONED_INDEX)
+		cmek_pose_partitions(table.relid, AccessShareLock);
 	if (cmek_class_has_rows(&table) && cmek_class_is_sealed(&table))
 	{
 		if (btree)
@@ -298,9 +404,9 @@ cmek_index_made(Oid indexid, bool internal)
 		index_refuse(NameStr(table.relname));
 }
 
-/* Does a table, or any partition of it, have sealed indexes? */
-static bool
-index_table_is_sealed(Oid relid)
+/* Are b-trees of a table, or of partitions to come, sealed? */
+bool
+cmek_index_table_is_sealed(Oid relid)
 {
 	CmekClass	cls;
 
@@ -311,9 +417,31 @@ index_table_is_sealed(Oid relid)
 	return cmek_class_has_rows(&cls) && cmek_class_is_sealed(&cls);
 }
 
-/* Take out of WITH what btree does not know; returns what was taken */
-static List *
-index_strip_options(List **options)
+/* Is the option one that btree does not know? */
+static bool
+index_option_is_ours(const DefElem *def)
+{
+	return def->defnamespace == NULL &&
+		strcmp(def->defname, CMEK_HIDE_TIDS) == 0;
+}
+
+/* Is there one in a list? */
+bool
+cmek_index_has_options(List *options)
+{
+	ListCell   *lc;
+
+	foreach(lc, options)
+	{
+		if (index_option_is_ours(lfirst_node(DefElem, lc)))
+			return true;
+	}
+	return false;
+}
+
+/* Take them out of a list; returns what was taken */
+List *
+cmek_index_strip_options(List **options)
 {
 	List	   *rest = NIL;
 	List	   *ours = NIL;
@@ -323,14 +451,62 @@ index_strip_options(List **options)
 	{
 		DefElem    *def = lfirst_node(DefElem, lc);
 
-		if (def->defnamespace == NULL &&
-			strcmp(def->defname, OPTION_HIDE_TIDS) == 0)
+		if (index_option_is_ours(def))
 			ours = lappend(ours, def);
 		else
 			rest = lappend(rest, def);
 	}
 	*options = rest;
 	return ours;
+}
+
+/*
+ * Take the options that btree does not know out of the catalog, for a
+ * statement that makes the index again as btree with the options it finds
+ * there.  What the index is built with stays as it is.
+ */
+void
+cmek_index_save_options(CmekStatement *s, Oid indexid)
+{
+	MemoryContext old = MemoryContextSwitchTo(s->context);
+	CmekIndexOptions *saved = palloc0(sizeof(CmekIndexOptions));
+	List	   *all = untransformRelOptions(index_options(indexid, NIL, false));
+	CmekClass	cls;
+
+	saved->options = cmek_index_strip_options(&all);
+	MemoryContextSwitchTo(old);
+	if (saved->options == NIL || !cmek_class_get(indexid, &cls))
+		return;
+	saved->indexid = indexid;
+	saved->namespaceid = cls.relnamespace;
+	saved->name = cls.relname;
+	index_update_class(indexid, cls.relam,
+					   index_options(indexid, index_no_options(), true));
+	CommandCounterIncrement();
+	old = MemoryContextSwitchTo(s->context);
+	s->saved_options = lappend(s->saved_options, saved);
+	MemoryContextSwitchTo(old);
+}
+
+/* Indexes that the statement did not make again get them back */
+void
+cmek_index_put_back_options(CmekStatement *s)
+{
+	ListCell   *lc;
+
+	foreach(lc, s->saved_options)
+	{
+		CmekIndexOptions *saved = lfirst(lc);
+		CmekClass	cls;
+
+		if (!cmek_class_get(saved->indexid, &cls) ||
+			cls.relam != cmek_sealed_index_method())
+			continue;
+		index_update_class(saved->indexid, cls.relam,
+						   index_options(saved->indexid, saved->options,
+										 false));
+		CommandCounterIncrement();
+	}
 }
 
 /*
@@ -350,7 +526,7 @@ cmek_index_before(CmekStatement *s, IndexStmt *stmt)
 		(!named && (stmt->options == NIL ||
 					strcmp(stmt->accessMethod, DEFAULT_INDEX_TYPE) != 0)))
 		return (Node *) stmt;
-	sealed = index_table_is_sealed(RangeVarGetRelid(stmt->relation, NoLock,
+	sealed = cmek_index_table_is_sealed(RangeVarGetRelid(stmt->relation, NoLock,
 													true));
 	if (!named && !sealed)
 		return (Node *) stmt;
@@ -358,7 +534,7 @@ cmek_index_before(CmekStatement *s, IndexStmt *stmt)
 		index_refuse(stmt->relation->relname);
 	copy = copyObject(stmt);
 	copy->accessMethod = pstrdup(DEFAULT_INDEX_TYPE);
-	s->index_options = index_strip_options(&copy->options);
+	s->index_options = cmek_index_strip_options(&copy->options);
 	if (!sealed)
 		s->index_options = NIL;
 	return (Node *) copy;

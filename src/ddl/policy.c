@@ -13,6 +13,7 @@
 
 #include "access/table.h"
 #include "access/xlog.h"
+#include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
 #include "commands/extension.h"
 #include "utils/lsyscache.h"
@@ -77,7 +78,10 @@ cmek_policy_index_made(const CmekClass *index, const CmekClass *table,
 		policy_plain_index(NameStr(index->relname), NameStr(table->relname));
 }
 
-/* A table is about to be sealed: what about the indexes it has? */
+/*
+ * A table is about to be sealed: what about the indexes it has?  B-trees will
+ * be sealed with it.
+ */
 void
 cmek_policy_check_indexes(Oid relid)
 {
@@ -85,8 +89,14 @@ cmek_policy_check_indexes(Oid relid)
 	ListCell   *lc;
 
 	foreach(lc, RelationGetIndexList(rel))
-		policy_plain_index(get_rel_name(lfirst_oid(lc)),
-						   RelationGetRelationName(rel));
+	{
+		CmekClass	index;
+
+		if (cmek_class_get(lfirst_oid(lc), &index) &&
+			index.relam != BTREE_AM_OID)
+			policy_plain_index(NameStr(index.relname),
+							   RelationGetRelationName(rel));
+	}
 	table_close(rel, NoLock);
 }
 
