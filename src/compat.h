@@ -139,6 +139,32 @@ typedef bool CmekUpdateIndexes;
 #define CMEK_PARTITIONED_HAS_METHOD (PG_VERSION_NUM >= 170000)
 
 /*
+ * ddl/: 18 asks an index what it can do where it asked whether it is a btree,
+ * and runs an executor without execute_once; 17 lets others maintain a table.
+ */
+#define CMEK_SPECULATIVE_WANTS_BTREE (PG_VERSION_NUM < 180000)
+#if PG_VERSION_NUM >= 180000
+#define CMEK_EXECUTOR_RUN_PARAMS \
+	QueryDesc *query_desc, ScanDirection direction, uint64 count
+#define CMEK_EXECUTOR_RUN_ARGS query_desc, direction, count
+#else
+#define CMEK_EXECUTOR_RUN_PARAMS \
+	QueryDesc *query_desc, ScanDirection direction, uint64 count, \
+	bool execute_once
+#define CMEK_EXECUTOR_RUN_ARGS query_desc, direction, count, execute_once
+#endif
+#if PG_VERSION_NUM >= 170000
+#define cmek_callback_refresh RangeVarCallbackMaintainsTable
+#else
+#define cmek_callback_refresh RangeVarCallbackOwnsTable
+#endif
+#if PG_VERSION_NUM >= 160000
+#define CMEK_FIRST_FILE_SUBID(rel) ((rel)->rd_firstRelfilelocatorSubid)
+#else
+#define CMEK_FIRST_FILE_SUBID(rel) ((rel)->rd_firstRelfilenodeSubid)
+#endif
+
+/*
  * keys/: early releases of 15 had another name for InitMaterializedSRF; 17
  * lets extensions name their wait events; 18 decodes base64 to bytes.
  */

@@ -99,6 +99,23 @@ REVOKE ALL ON FUNCTION cmek.heap_handler(internal) FROM PUBLIC;
 CREATE ACCESS METHOD cmek_heap TYPE TABLE HANDLER cmek.heap_handler;
 COMMENT ON ACCESS METHOD cmek_heap IS 'cmek: heap of sealed rows';
 
+CREATE FUNCTION cmek.btree_handler(internal) RETURNS index_am_handler
+	LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'cmek_btree_handler';
+REVOKE ALL ON FUNCTION cmek.btree_handler(internal) FROM PUBLIC;
+
+CREATE ACCESS METHOD cmek_btree TYPE INDEX HANDLER cmek.btree_handler;
+COMMENT ON ACCESS METHOD cmek_btree IS 'cmek: b-tree of sealed keys';
+
+-- For each operator class of btree one of cmek_btree with the same name,
+-- schema and members; superusers only
+CREATE FUNCTION cmek.import_operator_classes() RETURNS int4
+	LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'cmek_import_operator_classes';
+REVOKE ALL ON FUNCTION cmek.import_operator_classes() FROM PUBLIC;
+COMMENT ON FUNCTION cmek.import_operator_classes() IS
+	'cmek: gives cmek_btree the operator classes that btree has';
+SELECT cmek.import_operator_classes();
+
 -- ---------------------------------------------------------------------
 -- Sealed b-trees.  cmek.sealed is what nbtree takes the columns of a sealed
 -- index for; no SQL makes a value of it.
@@ -292,7 +309,7 @@ CREATE VIEW cmek.exposures WITH (security_barrier) AS
 	FROM sealed t
 	JOIN pg_catalog.pg_index i ON i.indrelid = t.oid
 	JOIN pg_catalog.pg_class ic ON ic.oid = i.indexrelid AND ic.relkind = 'i'
-	JOIN pg_catalog.pg_am am ON am.oid = ic.relam
+	JOIN pg_catalog.pg_am am ON am.oid = ic.relam AND am.amname <> 'cmek_btree'
 	UNION ALL
 	SELECT t.oid::pg_catalog.regclass, 'statistics', s.attname::text,
 		   'pg_statistic holds values of this column in clear'

@@ -60,4 +60,5 @@ cmek_ddl_init(void)
 		return;
 	cmek_hook_init();
 	cmek_access_init();
+	cmek_pose_init();
 }
