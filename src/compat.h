@@ -78,6 +78,14 @@ typedef bool CmekUpdateIndexes;
 	((am)->relation_set_new_filenode = (callback))
 #endif
 
+/* Do two relcache entries mean the same file? */
+#if PG_VERSION_NUM >= 160000
+#define cmek_same_file(a, b) \
+	RelFileLocatorEquals((a)->rd_locator, (b)->rd_locator)
+#else
+#define cmek_same_file(a, b) RelFileNodeEquals((a)->rd_node, (b)->rd_node)
+#endif
+
 /* 17 asks slots whether their row is of this transaction */
 #if PG_VERSION_NUM >= 170000
 #define CMEK_SLOT_HAS_CURRENT_XACT 1
@@ -181,6 +189,23 @@ typedef bool CmekUpdateIndexes;
 #define cmek_wait_event(name) WaitEventExtensionNew(name)
 #else
 #define cmek_wait_event(name) PG_WAIT_EXTENSION
+#endif
+
+/*
+ * btree/: 16 gave vacuum the table, 17 lets a method say that its indexes can
+ * be built in parallel and hands out the sizes of a parallel scan's keys, 18
+ * asks the method for a tree's height and instruments scans.
+ */
+#if PG_VERSION_NUM >= 170000
+#define CMEK_NO_PARALLEL_BUILD(am) ((am)->amcanbuildparallel = false)
+#else
+#define CMEK_NO_PARALLEL_BUILD(am) ((void) (am))
+#endif
+#if PG_VERSION_NUM >= 180000
+#define CMEK_INDEX_METHOD_KNOWS_HEIGHT 1
+#define cmek_copy_instrument(to, from) ((to)->instrument = (from)->instrument)
+#else
+#define cmek_copy_instrument(to, from) ((void) 0)
 #endif
 
 #endif							/* CMEK_COMPAT_H */

@@ -1,70 +1,47 @@
 /*-------------------------------------------------------------------------
  *
  * handler.c
- *	  The sealed b-tree's table of functions.
+ *	  The access method cmek_btree: nbtree's routine with our functions.
+ *
+ * What is not replaced is nbtree's own and needs no key: costs, properties,
+ * operator classes, the shared state of a parallel scan.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "access/amapi.h"
-#include "access/nbtree.h"
-#include "access/reloptions.h"
-#include "catalog/pg_am.h"
-#include "fmgr.h"
-#include "nodes/execnodes.h"
-#include "utils/fmgroids.h"
-#include "utils/rel.h"
+#include "utils/fmgrprotos.h"
 
-typedef struct HandlerOptions
-{
-	BTOptions	stock;
-	bool		hide_tids;
-} HandlerOptions;
+#include "btree/internal.h"
 
 PG_FUNCTION_INFO_V1(cmek_btree_handler);
-
-/* Stock btree's options, and hide_tids */
-static bytea *
-handler_options(Datum reloptions, bool validate)
-{
-	local_relopts relopts;
-
-	init_local_reloptions(&relopts, sizeof(HandlerOptions));
-	add_local_int_reloption(&relopts, "fillfactor", "", BTREE_DEFAULT_FILLFACTOR,
-							BTREE_MIN_FILLFACTOR, 100,
-							offsetof(HandlerOptions, stock.fillfactor));
-	add_local_real_reloption(&relopts, "vacuum_cleanup_index_scale_factor", "",
-							 -1, 0.0, 1e10,
-							 offsetof(HandlerOptions, stock.vacuum_cleanup_index_scale_factor));
-	add_local_bool_reloption(&relopts, "deduplicate_items", "", true,
-							 offsetof(HandlerOptions, stock.deduplicate_items));
-	add_local_bool_reloption(&relopts, "hide_tids", "", true,
-							 offsetof(HandlerOptions, hide_tids));
-	return (bytea *) build_local_reloptions(&relopts, reloptions, validate);
-}
-
-/* Tuplesort insists on the method of the index it sorts for */
-static IndexBuildResult *
-handler_build(Relation heap, Relation index, IndexInfo *info)
-{
-	Oid			method = index->rd_rel->relam;
-	IndexBuildResult *result;
-
-	index->rd_rel->relam = BTREE_AM_OID;
-	result = btbuild(heap, index, info);
-	index->rd_rel->relam = method;
-	return result;
-}
 
 Datum
 cmek_btree_handler(PG_FUNCTION_ARGS)
 {
-	IndexAmRoutine *routine = makeNode(IndexAmRoutine);
+	IndexAmRoutine *am = (IndexAmRoutine *) DatumGetPointer(bthandler(fcinfo));
 
-	*routine = *GetIndexAmRoutine(F_BTHANDLER);
-	routine->ambuild = handler_build;
-	routine->amoptions = handler_options;
-	routine->amcanparallel = false;
-	PG_RETURN_POINTER(routine);
+	am->ambuild = bt_build;
+	am->ambuildempty = bt_buildempty;
+	am->aminsert = bt_insert;
+	am->ambulkdelete = bt_bulkdelete;
+	am->amvacuumcleanup = bt_vacuumcleanup;
+	am->amoptions = bt_options;
+	bt_scan_set_callbacks(am);
+	CMEK_NO_PARALLEL_BUILD(am);
+	PG_RETURN_POINTER(am);
+}
+
+/* Is it one of ours? */
+bool
+bt_is_sealed_index(Relation index)
+{
+	return index->rd_indam != NULL && index->rd_indam->aminsert == bt_insert;
+}
+
+void
+cmek_btree_init(void)
+{
+	bt_index_init();
+	bt_build_init();
 }

@@ -68,6 +68,19 @@ extern const char *cmek_crypto_implementation(void);
 extern void cmek_hmac_sha256(const uint8 *key, Size keylen,
 							 const void *data, Size len, uint8 *out);
 
+/* ----------
+ * A keyed permutation of 48-bit numbers (permute.c).  Its key is derived from
+ * a data key, and good for nothing else.
+ * ----------
+ */
+typedef struct CmekPermutation CmekPermutation;
+
+extern CmekPermutation *cmek_permutation_create(const uint8 *key);
+extern void cmek_permutation_free(CmekPermutation *permutation);
+/* Permute n numbers in place, or undo it; eight at once cost little more than one */
+extern void cmek_permute(const CmekPermutation *permutation, uint64 *values,
+						 int n, bool inverse);
+
 /* Strong random bytes; ERROR when there are none */
 extern void cmek_random(void *out, Size len);
 /* A fresh random UUID (version 4) */
