@@ -293,7 +293,7 @@ cmek_alter_rewriting(Oid relid)
 {
 	CmekStatement *s = cmek_statement;
 
-	if (s == NULL)
+	if (s == NULL || !IsA(s->node, AlterTableStmt))
 		return;
 	cmek_pose_interrupt(&s->pose);
 	if (s->sealing == relid || s->unsealing == relid)

@@ -25,6 +25,7 @@
 #include "access/xact.h"
 #include "catalog/dependency.h"
 #include "catalog/indexing.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_amop.h"
 #include "catalog/pg_amproc.h"
@@ -315,10 +316,11 @@ cmek_opclass_drop_twins(CmekStatement *s)
 	s->twins = NULL;
 }
 
-/* All operator classes of btree */
+/* All operator classes of btree, but for what sealed indexes are made of */
 static List *
 twin_originals(void)
 {
+	Oid			ours = get_namespace_oid("cmek", true);
 	Relation	rel = table_open(OperatorClassRelationId, AccessShareLock);
 	List	   *originals = NIL;
 	SysScanDesc scan;
@@ -329,7 +331,7 @@ twin_originals(void)
 	{
 		Form_pg_opclass form = (Form_pg_opclass) GETSTRUCT(tuple);
 
-		if (form->opcmethod == BTREE_AM_OID)
+		if (form->opcmethod == BTREE_AM_OID && form->opcnamespace != ours)
 			originals = lappend(originals,
 								GETSTRUCT(heap_copytuple(tuple)));
 	}
