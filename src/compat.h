@@ -191,6 +191,13 @@ typedef bool CmekUpdateIndexes;
 #define cmek_wait_event(name) PG_WAIT_EXTENSION
 #endif
 
+/* 19 does not let a table method change the parameters of VACUUM */
+#if PG_VERSION_NUM >= 190000
+#define CMEK_VACUUM_PARAMS const VacuumParams
+#else
+#define CMEK_VACUUM_PARAMS struct VacuumParams
+#endif
+
 /*
  * btree/: 16 gave vacuum the table, 17 lets a method say that its indexes can
  * be built in parallel and hands out the sizes of a parallel scan's keys, 18

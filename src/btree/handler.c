@@ -44,4 +44,5 @@ cmek_btree_init(void)
 {
 	bt_index_init();
 	bt_build_init();
+	bt_verify_init();
 }

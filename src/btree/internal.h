@@ -208,6 +208,7 @@ extern IndexBulkDeleteResult *bt_bulkdelete(IndexVacuumInfo *info,
 extern IndexBulkDeleteResult *bt_vacuumcleanup(IndexVacuumInfo *info,
 											   IndexBulkDeleteResult *stats);
 extern void bt_scan_set_callbacks(IndexAmRoutine *am);
+extern IndexTuple bt_scan_entry(IndexScanDesc scan);
 extern IndexTuple bt_open_tuple(BtIndex *index, TupleDesc desc,
 								IndexTuple sealed);
 

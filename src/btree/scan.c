@@ -213,6 +213,13 @@ bt_gettuple(IndexScanDesc scan, ScanDirection dir)
 	return found;
 }
 
+/* The sealed entry that an index-only scan is at */
+IndexTuple
+bt_scan_entry(IndexScanDesc scan)
+{
+	return ((BtScan *) scan->opaque)->inner->xs_itup;
+}
+
 /* By gettuple, for each TID is to be shown; it wants to see a table */
 static int64
 bt_getbitmap(IndexScanDesc scan, TIDBitmap *tbm)
