@@ -12,13 +12,10 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
 #include "catalog/index.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
-#include "catalog/pg_index.h"
-#include "catalog/pg_opclass.h"
 #include "commands/tablecmds.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
@@ -179,22 +176,6 @@ constraint_strip(CmekStatement *s, AlterIndexRequest *req)
 	}
 }
 
-/* Make what core's definitions of one index will need, see below */
-static void
-retype_index(CmekStatement *s, Oid indexid)
-{
-	Relation	index = index_open(indexid, AccessShareLock);
-	bool		isnull;
-	Datum		datum = SysCacheGetAttr(INDEXRELID, index->rd_indextuple,
-										Anum_pg_index_indclass, &isnull);
-	oidvector  *classes = (oidvector *) DatumGetPointer(datum);
-
-	for (int i = 0; i < classes->dim1; i++)
-		cmek_opclass_need_twin(s, classes->values[i]);
-	index_close(index, NoLock);
-	cmek_index_save_options(s, indexid);
-}
-
 /*
  * ALTER COLUMN ... TYPE: core makes indexes again from their definitions.  In
  * that of an index is the name of our method, which needs operator classes.
@@ -222,7 +203,10 @@ retype_tree(CmekStatement *s, Oid relid, LOCKMODE lockmode)
 
 			if (cmek_class_get(lfirst_oid(li), &index) &&
 				index.relam == cmek_sealed_index_method())
-				retype_index(s, index.relid);
+			{
+				cmek_opclass_need_twins(s);
+				cmek_index_save_options(s, index.relid);
+			}
 		}
 		RelationClose(rel);
 	}

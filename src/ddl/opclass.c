@@ -8,8 +8,9 @@
  * operator class (index.c).  They are only there for statements that core
  * makes itself with the method's name in them (ALTER COLUMN ... TYPE), which
  * would not find an operator class otherwise.  Those of pg_catalog are made
- * with the extension; others live as long as the statement, so that no dump
- * ever shows one, or are imported by a superuser to stay.
+ * with the extension, to be at hand; others, and those that pg_upgrade has left
+ * behind, live as long as the statement, or are imported by a superuser to
+ * stay.  So no dump shows one that nobody asked for.
  *
  * Everything about a twin is taken from catalog rows by OID, nothing from the
  * caller, and an operator class of btree is a superuser's work already: hence
@@ -30,12 +31,12 @@
 #include "catalog/pg_amop.h"
 #include "catalog/pg_amproc.h"
 #include "catalog/pg_authid.h"
+#include "catalog/pg_extension.h"
 #include "catalog/pg_opclass.h"
 #include "catalog/pg_operator.h"
 #include "catalog/pg_opfamily.h"
 #include "catalog/pg_proc.h"
 #include "commands/defrem.h"
-#include "commands/extension.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
@@ -146,16 +147,16 @@ twin_missing_members(Oid family, Oid twin)
 }
 
 /*
- * The twin goes when the original or the access method does; an extension's
- * own needs no more.
+ * The twin goes when the original or the access method does.  It is a member of
+ * no extension: pg_upgrade would carry members over to where they may not fit.
  */
 static void
 twin_follow(ObjectAddress twin, Oid original)
 {
 	ObjectAddress referenced;
 
-	if (creating_extension)
-		return;
+	deleteDependencyRecordsForClass(twin.classId, twin.objectId,
+									ExtensionRelationId, DEPENDENCY_EXTENSION);
 	ObjectAddressSet(referenced, twin.classId, original);
 	recordDependencyOn(&twin, &referenced, DEPENDENCY_AUTO);
 	ObjectAddressSet(referenced, AccessMethodRelationId,
@@ -281,41 +282,6 @@ cmek_opclass_original(Oid opclass)
 	return twin_find(form, BTREE_AM_OID);
 }
 
-/*
- * Make the twin of an operator class of btree, unless it has one; it falls
- * when the statement is done.
- */
-void
-cmek_opclass_need_twin(CmekStatement *s, Oid opclass)
-{
-	Form_pg_opclass form = twin_read(opclass);
-	MemoryContext old;
-	Oid			userid;
-	int			context;
-
-	if (form == NULL || form->opcmethod != BTREE_AM_OID ||
-		OidIsValid(twin_find(form, cmek_sealed_index_method())))
-		return;
-	old = MemoryContextSwitchTo(s->context);
-	if (s->twins == NULL)
-		s->twins = new_object_addresses();
-	MemoryContextSwitchTo(old);
-	GetUserIdAndSecContext(&userid, &context);
-	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID,
-						   context | SECURITY_LOCAL_USERID_CHANGE);
-	twin_class(form, s->twins);
-	SetUserIdAndSecContext(userid, context);
-}
-
-/* The statement is done: its twins go */
-void
-cmek_opclass_drop_twins(CmekStatement *s)
-{
-	performMultipleDeletions(s->twins, DROP_RESTRICT,
-							 PERFORM_DELETION_INTERNAL);
-	s->twins = NULL;
-}
-
 /* All operator classes of btree, but for what sealed indexes are made of */
 static List *
 twin_originals(void)
@@ -338,6 +304,47 @@ twin_originals(void)
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
 	return originals;
+}
+
+/*
+ * Make a twin for every operator class of btree that has none; they fall when
+ * the statement is done.  Which of them it needs is known to core alone: new
+ * types have other defaults, and expressions other types.
+ */
+void
+cmek_opclass_need_twins(CmekStatement *s)
+{
+	Oid			method = cmek_sealed_index_method();
+	MemoryContext old;
+	Oid			userid;
+	int			context;
+	ListCell   *lc;
+
+	if (s->twins != NULL)
+		return;
+	old = MemoryContextSwitchTo(s->context);
+	s->twins = new_object_addresses();
+	MemoryContextSwitchTo(old);
+	GetUserIdAndSecContext(&userid, &context);
+	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID,
+						   context | SECURITY_LOCAL_USERID_CHANGE);
+	foreach(lc, twin_originals())
+	{
+		Form_pg_opclass form = (Form_pg_opclass) lfirst(lc);
+
+		if (!OidIsValid(twin_find(form, method)))
+			twin_class(form, s->twins);
+	}
+	SetUserIdAndSecContext(userid, context);
+}
+
+/* The statement is done: its twins go */
+void
+cmek_opclass_drop_twins(CmekStatement *s)
+{
+	performMultipleDeletions(s->twins, DROP_RESTRICT,
+							 PERFORM_DELETION_INTERNAL);
+	s->twins = NULL;
 }
 
 /*

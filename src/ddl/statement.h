@@ -157,7 +157,7 @@ extern void cmek_pose_init(void);
 
 /* ---- opclass.c ---- */
 extern Oid	cmek_opclass_original(Oid opclass);
-extern void cmek_opclass_need_twin(CmekStatement *s, Oid opclass);
+extern void cmek_opclass_need_twins(CmekStatement *s);
 extern void cmek_opclass_drop_twins(CmekStatement *s);
 
 /* ---- label.c ---- */
