@@ -173,6 +173,8 @@ SELECT count(*) AS missing FROM
 	 SELECT opfname, opfnamespace, l, r, n, object FROM members
 	 WHERE opfmethod = (SELECT oid FROM pg_am WHERE amname = 'cmek_btree')) x;
 SELECT cmek.import_operator_classes() AS nothing_new;
+SELECT count(*) FROM pg_depend d JOIN pg_opclass o ON o.oid = d.objid WHERE d.classid = 'pg_opclass'::regclass
+	AND d.deptype = 'e' AND o.opcnamespace = 'pg_catalog'::regnamespace;
 CREATE ROLE ddl_index_user;
 SET ROLE ddl_index_user;
 SELECT cmek.import_operator_classes();

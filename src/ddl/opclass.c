@@ -155,6 +155,7 @@ twin_follow(ObjectAddress twin, Oid original)
 {
 	ObjectAddress referenced;
 
+	CommandCounterIncrement();
 	deleteDependencyRecordsForClass(twin.classId, twin.objectId,
 									ExtensionRelationId, DEPENDENCY_EXTENSION);
 	ObjectAddressSet(referenced, twin.classId, original);
