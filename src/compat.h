@@ -140,7 +140,8 @@ typedef bool CmekUpdateIndexes;
 
 /*
  * ddl/: 18 asks an index what it can do where it asked whether it is a btree,
- * and runs an executor without execute_once; 17 lets others maintain a table.
+ * and runs an executor without execute_once; 17 lets others maintain a table,
+ * and generated columns have another expression.
  */
 #define CMEK_SPECULATIVE_WANTS_BTREE (PG_VERSION_NUM < 180000)
 #if PG_VERSION_NUM >= 180000
@@ -152,6 +153,12 @@ typedef bool CmekUpdateIndexes;
 	QueryDesc *query_desc, ScanDirection direction, uint64 count, \
 	bool execute_once
 #define CMEK_EXECUTOR_RUN_ARGS query_desc, direction, count, execute_once
+#endif
+#if PG_VERSION_NUM >= 170000
+#define cmek_alter_remakes_indexes(subtype) \
+	((subtype) == AT_AlterColumnType || (subtype) == AT_SetExpression)
+#else
+#define cmek_alter_remakes_indexes(subtype) ((subtype) == AT_AlterColumnType)
 #endif
 #if PG_VERSION_NUM >= 170000
 #define cmek_callback_refresh RangeVarCallbackMaintainsTable
