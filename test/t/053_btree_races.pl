@@ -122,12 +122,12 @@ is($node->safe_psql('postgres', q{SELECT count(*) FROM cmek.data_key d WHERE kin
 is($node->safe_psql('postgres', q{
 	SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_index_scan_size = 0; SET min_parallel_table_scan_size = 0;
 	SET enable_seqscan = off; SET enable_bitmapscan = off; SET max_parallel_workers_per_gather = 2;
-	SELECT count(*) = (SELECT count(*) FROM s WHERE n + 0 BETWEEN 2 AND 5) FROM s WHERE n BETWEEN 2 AND 5}), 't', 'a parallel scan');
+	SELECT count(n) = (SELECT count(*) FROM s WHERE n + 0 IS NOT NULL) FROM s WHERE n IS NOT NULL}), 't', 'a parallel scan');
 like($node->safe_psql('postgres', q{
 	SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_index_scan_size = 0; SET min_parallel_table_scan_size = 0;
 	SET max_parallel_workers_per_gather = 2;
 	SET enable_seqscan = off; SET enable_bitmapscan = off;
-	EXPLAIN SELECT count(*) FROM s WHERE n BETWEEN 2 AND 5}), qr/Parallel Index/, '... it was one');
+	EXPLAIN SELECT count(n) FROM s WHERE n IS NOT NULL}), qr/Parallel Index/, '... it was one');
 $node->safe_psql('postgres', q{
 	CREATE TABLE re (a int) USING cmek_heap;
 	CREATE FUNCTION re_cmp(int, int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$
