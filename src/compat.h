@@ -158,6 +158,12 @@ typedef bool CmekUpdateIndexes;
 #else
 #define cmek_callback_refresh RangeVarCallbackOwnsTable
 #endif
+/* 19 hands out index routines that nobody may change */
+#if PG_VERSION_NUM >= 190000
+#define CMEK_INDEX_ROUTINE const IndexAmRoutine
+#else
+#define CMEK_INDEX_ROUTINE IndexAmRoutine
+#endif
 #if PG_VERSION_NUM >= 160000
 #define CMEK_FIRST_FILE_SUBID(rel) ((rel)->rd_firstRelfilelocatorSubid)
 #else

@@ -16,7 +16,6 @@
 #include "catalog/pg_foreign_server.h"
 #include "catalog/pg_inherits.h"
 #include "miscadmin.h"
-#include "utils/lsyscache.h"
 #include "utils/rel.h"
 
 #include "ddl/statement.h"
@@ -48,13 +47,13 @@ access_drop(Oid classId, Oid objectId)
 		cmek_drop_server(objectId);
 }
 
-/* A relation became a child of another; core has locked both */
+/* A relation gained or lost a parent; core has locked both */
 static void
 access_child(Oid child, Oid parent)
 {
 	cmek_partition_check_child(child, parent);
-	/* ATTACH goes on to compare its indexes with the partitioned ones */
-	if (get_rel_relkind(parent) == RELKIND_PARTITIONED_TABLE)
+	/* core goes on to compare its indexes with the partitioned ones */
+	if (cmek_alter_attaches(cmek_statement))
 		cmek_pose_tree(child, AccessShareLock);
 }
 

@@ -293,7 +293,10 @@ cmek_alter_rewriting(Oid relid)
 {
 	CmekStatement *s = cmek_statement;
 
-	if (s != NULL && (s->sealing == relid || s->unsealing == relid))
+	if (s == NULL || !IsA(s->node, AlterTableStmt))
+		return;
+	cmek_pose_interrupt(&s->pose);
+	if (s->sealing == relid || s->unsealing == relid)
 		cmek_index_convert(relid, s->sealing == relid);
 }
 

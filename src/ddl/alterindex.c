@@ -12,13 +12,10 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
 #include "catalog/index.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
-#include "catalog/pg_index.h"
-#include "catalog/pg_opclass.h"
 #include "commands/tablecmds.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
@@ -36,10 +33,27 @@ typedef struct AlterIndexRequest
 {
 	List	   *attached;		/* of RangeVar: indexes of partitions */
 	List	   *used;			/* of String: indexes for constraints */
-	List	   *constraints;	/* of Constraint, with options of ours */
+	List	   *constraints;	/* of Constraint, that name what is ours */
+	bool		options;		/* options among it */
 	int			indexes;		/* how many subcommands make one */
 	bool		retyped;		/* ALTER COLUMN ... TYPE */
 } AlterIndexRequest;
+
+/* Is the statement ALTER TABLE or ALTER INDEX ... ATTACH PARTITION? */
+bool
+cmek_alter_attaches(const CmekStatement *s)
+{
+	ListCell   *lc;
+
+	if (s == NULL || s->node == NULL || !IsA(s->node, AlterTableStmt))
+		return false;
+	foreach(lc, ((AlterTableStmt *) s->node)->cmds)
+	{
+		if (lfirst_node(AlterTableCmd, lc)->subtype == AT_AttachPartition)
+			return true;
+	}
+	return false;
+}
 
 /* A constraint may make an index */
 static void
@@ -52,8 +66,12 @@ request_constraint(AlterIndexRequest *req, Constraint *constraint)
 	req->indexes++;
 	if (constraint->indexname != NULL)
 		req->used = lappend(req->used, makeString(constraint->indexname));
-	else if (cmek_index_has_options(constraint->options))
+	else if (cmek_index_has_options(constraint->options) ||
+			 (constraint->access_method != NULL &&
+			  strcmp(constraint->access_method, CMEK_BTREE_NAME) == 0))
 		req->constraints = lappend(req->constraints, constraint);
+	if (cmek_index_has_options(constraint->options))
+		req->options = true;
 }
 
 /* One subcommand */
@@ -131,37 +149,31 @@ use_pose(const CmekClass *cls, const char *name)
 }
 
 /*
- * Options of a constraint's index that btree does not know: taken out, and
- * given to the index when it is made, so it must be the only one.
+ * What core does not know of a constraint's index is taken out: the method,
+ * which follows from the table's, and options, which are given to the index
+ * when it is made.  So that must be the only one.
  */
 static void
 constraint_strip(CmekStatement *s, AlterIndexRequest *req)
 {
-	if (req->indexes > 1)
+	ListCell   *lc;
+
+	if (req->options && req->indexes > 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("parameter \"%s\" cannot be set in an ALTER TABLE that makes several indexes",
 						CMEK_HIDE_TIDS),
 				 errhint("Use an ALTER TABLE of its own for each constraint.")));
-	s->index_options =
-		cmek_index_strip_options(&linitial_node(Constraint,
-												req->constraints)->options);
-}
+	foreach(lc, req->constraints)
+	{
+		Constraint *constraint = lfirst_node(Constraint, lc);
 
-/* Make what core's definitions of one index will need, see below */
-static void
-retype_index(CmekStatement *s, Oid indexid)
-{
-	Relation	index = index_open(indexid, AccessShareLock);
-	bool		isnull;
-	Datum		datum = SysCacheGetAttr(INDEXRELID, index->rd_indextuple,
-										Anum_pg_index_indclass, &isnull);
-	oidvector  *classes = (oidvector *) DatumGetPointer(datum);
-
-	for (int i = 0; i < classes->dim1; i++)
-		cmek_opclass_need_twin(classes->values[i]);
-	index_close(index, NoLock);
-	cmek_index_save_options(s, indexid);
+		if (constraint->access_method != NULL &&
+			strcmp(constraint->access_method, CMEK_BTREE_NAME) == 0)
+			constraint->access_method = pstrdup(DEFAULT_INDEX_TYPE);
+		s->index_options = list_concat(s->index_options,
+									   cmek_index_strip_options(&constraint->options));
+	}
 }
 
 /*
@@ -191,7 +203,10 @@ retype_tree(CmekStatement *s, Oid relid, LOCKMODE lockmode)
 
 			if (cmek_class_get(lfirst_oid(li), &index) &&
 				index.relam == cmek_sealed_index_method())
-				retype_index(s, index.relid);
+			{
+				cmek_opclass_need_twins(s);
+				cmek_index_save_options(s, index.relid);
+			}
 		}
 		RelationClose(rel);
 	}

@@ -76,6 +76,8 @@ hook_after(CmekStatement *s)
 {
 	if (OidIsValid(s->sealing) || OidIsValid(s->unsealing))
 		cmek_alter_after(s);
+	if (s->twins != NULL)
+		cmek_opclass_drop_twins(s);
 	if (s->saved_options != NIL)
 		cmek_index_put_back_options(s);
 	if (OidIsValid(s->renamed))

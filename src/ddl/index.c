@@ -13,8 +13,7 @@
  * Partitioned indexes have no storage and stay btree: a recipe, which each
  * partition follows in its own way.
  *
- * No index is ever built as btree first.  A relcache entry that outlives an
- * aborted subtransaction must never name the method of that subtransaction.
+ * No index is ever built as btree first.
  *
  *-------------------------------------------------------------------------
  */
@@ -74,39 +73,6 @@ index_table(Oid indexid)
 	systable_endscan(scan);
 	table_close(pg_index, AccessShareLock);
 	return table;
-}
-
-/* The handler function of an index access method */
-static Oid
-index_handler(Oid method)
-{
-	HeapTuple	tuple = SearchSysCache1(AMOID, ObjectIdGetDatum(method));
-	Oid			handler;
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for access method %u", method);
-	handler = ((Form_pg_am) GETSTRUCT(tuple))->amhandler;
-	ReleaseSysCache(tuple);
-	return handler;
-}
-
-/*
- * Give the relcache entry of an index another method.  Core never does: an
- * entry that is pinned, or new in this transaction, keeps the routine it was
- * built with, whatever the catalog says later.
- */
-static void
-index_change_routine(Relation index, Oid method)
-{
-	Oid			handler = index_handler(method);
-	MemoryContext old;
-
-	if (index->rd_amhandler == handler)
-		return;
-	old = MemoryContextSwitchTo(index->rd_indexcxt);
-	index->rd_amhandler = handler;
-	index->rd_indam = GetIndexAmRoutine(handler);
-	MemoryContextSwitchTo(old);
 }
 
 /*
@@ -175,7 +141,7 @@ index_set_method(Oid indexid, Oid method, List *options, bool reset)
 	CommandCounterIncrement();
 	index = RelationIdGetRelation(indexid);
 	reloptions = index_options(indexid, options, reset);
-	index_change_routine(index, method);
+	cmek_routine_change(index, method);
 	(void) index_reloptions(index->rd_indam->amoptions, reloptions, true);
 	index_update_class(indexid, method, reloptions);
 	CommandCounterIncrement();
@@ -236,6 +202,7 @@ index_set_originals(Oid indexid)
 		(void) changeDependencyFor(RelationRelationId, indexid,
 								   OperatorClassRelationId,
 								   classes->values[i], original);
+		CommandCounterIncrement();
 		classes->values[i] = original;
 		index->rd_opfamily[i] = get_opclass_family(original);
 		changed = true;
@@ -291,30 +258,6 @@ index_seal(const CmekClass *index)
 }
 
 /*
- * The relcache entry of an index made, or given a new file, in an outer
- * subtransaction would keep the new method if this one aborts.
- */
-static void
-index_check_convertible(Oid indexid)
-{
-	SubTransactionId mine = GetCurrentSubTransactionId();
-	Relation	index = RelationIdGetRelation(indexid);
-	SubTransactionId made = index->rd_createSubid;
-	SubTransactionId filed = CMEK_FIRST_FILE_SUBID(index);
-
-	RelationClose(index);
-	if ((made == InvalidSubTransactionId || made == mine) &&
-		(filed == InvalidSubTransactionId || filed == mine))
-		return;
-	ereport(ERROR,
-			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-			 errmsg("access method of index \"%s\" cannot be changed inside a savepoint",
-					get_rel_name(indexid)),
-			 errdetail("The index was made or rebuilt earlier in this transaction."),
-			 errhint("Release the savepoint, or commit, first.")));
-}
-
-/*
  * The table of an index goes in or out of cmek_heap, and its new file is just
  * made: from here on the index is of the other method.  Core builds it anew
  * when the rows are copied.
@@ -327,7 +270,6 @@ index_convert(const CmekClass *index, bool seal)
 	if (index->relam != (seal ? BTREE_AM_OID : method))
 		return;
 	LockRelationOid(index->relid, AccessExclusiveLock);
-	index_check_convertible(index->relid);
 	if (seal)
 	{
 		index_set_method(index->relid, method, NIL, false);

@@ -1,13 +1,16 @@
 /*-------------------------------------------------------------------------
  *
  * opclass.c
- *	  Twins: for every operator class and family of btree one of cmek_btree
+ *	  Twins: for an operator class of btree and its family, one of cmek_btree
  *	  with the same name, schema and members.
  *
  * No index keeps a twin: an index that comes out with one is given btree's own
  * operator class (index.c).  They are only there for statements that core
  * makes itself with the method's name in them (ALTER COLUMN ... TYPE), which
- * would not find an operator class otherwise.
+ * would not find an operator class otherwise.  Those of pg_catalog are made
+ * with the extension, to be at hand; others, and those that pg_upgrade has left
+ * behind, live as long as the statement, or are imported by a superuser to
+ * stay.  So no dump shows one that nobody asked for.
  *
  * Everything about a twin is taken from catalog rows by OID, nothing from the
  * caller, and an operator class of btree is a superuser's work already: hence
@@ -22,16 +25,18 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/dependency.h"
+#include "catalog/indexing.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_amop.h"
 #include "catalog/pg_amproc.h"
 #include "catalog/pg_authid.h"
+#include "catalog/pg_extension.h"
 #include "catalog/pg_opclass.h"
 #include "catalog/pg_operator.h"
 #include "catalog/pg_opfamily.h"
 #include "catalog/pg_proc.h"
 #include "commands/defrem.h"
-#include "commands/extension.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
@@ -141,23 +146,36 @@ twin_missing_members(Oid family, Oid twin)
 	return items;
 }
 
-/* The twin goes when the original does; an extension's own needs no more */
+/*
+ * The twin goes when the original or the access method does.  It is a member of
+ * no extension: pg_upgrade would carry members over to where they may not fit.
+ */
 static void
-twin_follow(Oid classid, Oid twin, Oid original)
+twin_follow(ObjectAddress twin, Oid original)
 {
-	ObjectAddress myself;
 	ObjectAddress referenced;
 
-	if (creating_extension)
-		return;
-	ObjectAddressSet(myself, classid, twin);
-	ObjectAddressSet(referenced, classid, original);
-	recordDependencyOn(&myself, &referenced, DEPENDENCY_AUTO);
+	CommandCounterIncrement();
+	deleteDependencyRecordsForClass(twin.classId, twin.objectId,
+									ExtensionRelationId, DEPENDENCY_EXTENSION);
+	ObjectAddressSet(referenced, twin.classId, original);
+	recordDependencyOn(&twin, &referenced, DEPENDENCY_AUTO);
+	ObjectAddressSet(referenced, AccessMethodRelationId,
+					 cmek_sealed_index_method());
+	recordDependencyOn(&twin, &referenced, DEPENDENCY_AUTO);
+}
+
+/* Add an object to the list of those made */
+static void
+twin_note(ObjectAddresses *made, ObjectAddress twin)
+{
+	if (made != NULL)
+		add_exact_object_address(&twin, made);
 }
 
 /* Make the twin of a family when there is none, and give it all members */
 static List *
-twin_family(Oid family)
+twin_family(Oid family, ObjectAddresses *made)
 {
 	HeapTuple	tuple = SearchSysCache1(OPFAMILYOID,
 										ObjectIdGetDatum(family));
@@ -171,11 +189,14 @@ twin_family(Oid family)
 	if (!OidIsValid(twin))
 	{
 		CreateOpFamilyStmt *create = makeNode(CreateOpFamilyStmt);
+		ObjectAddress address;
 
 		create->opfamilyname = name;
 		create->amname = pstrdup(CMEK_BTREE_NAME);
-		twin = DefineOpFamily(create).objectId;
-		twin_follow(OperatorFamilyRelationId, twin, family);
+		address = DefineOpFamily(create);
+		twin = address.objectId;
+		twin_follow(address, family);
+		twin_note(made, address);
 		CommandCounterIncrement();
 	}
 	items = twin_missing_members(family, twin);
@@ -202,11 +223,25 @@ twin_find(const FormData_pg_opclass *form, Oid method)
 						   ObjectIdGetDatum(form->opcnamespace));
 }
 
+/* Some classes of btree store another type, which SQL cannot say of it */
+static void
+twin_store_type(Oid twin, Oid type)
+{
+	Relation	rel = table_open(OperatorClassRelationId, RowExclusiveLock);
+	HeapTuple	tuple = SearchSysCacheCopy1(CLAOID, ObjectIdGetDatum(twin));
+
+	((Form_pg_opclass) GETSTRUCT(tuple))->opckeytype = type;
+	CatalogTupleUpdate(rel, &tuple->t_self, tuple);
+	table_close(rel, RowExclusiveLock);
+	CommandCounterIncrement();
+}
+
 /* Make the twin of an operator class of btree */
 static void
-twin_class(const FormData_pg_opclass *form)
+twin_class(const FormData_pg_opclass *form, ObjectAddresses *made)
 {
 	CreateOpClassStmt *create = makeNode(CreateOpClassStmt);
+	ObjectAddress address;
 	CreateOpClassItem *storage = makeNode(CreateOpClassItem);
 
 	/* something has to be said, so say what is so: it stores its own type */
@@ -215,14 +250,17 @@ twin_class(const FormData_pg_opclass *form)
 
 	create->opclassname = twin_name(form->opcnamespace,
 									NameStr(form->opcname));
-	create->opfamilyname = twin_family(form->opcfamily);
+	create->opfamilyname = twin_family(form->opcfamily, made);
 	create->amname = pstrdup(CMEK_BTREE_NAME);
 	create->datatype = makeTypeNameFromOid(form->opcintype, -1);
 	create->items = list_make1(storage);
 	create->isDefault = form->opcdefault;
-	twin_follow(OperatorClassRelationId, DefineOpClass(create).objectId,
-				form->oid);
+	address = DefineOpClass(create);
+	twin_follow(address, form->oid);
+	twin_note(made, address);
 	CommandCounterIncrement();
+	if (OidIsValid(form->opckeytype))
+		twin_store_type(address.objectId, form->opckeytype);
 }
 
 /* The row of an operator class, copied; NULL when there is none */
@@ -245,28 +283,11 @@ cmek_opclass_original(Oid opclass)
 	return twin_find(form, BTREE_AM_OID);
 }
 
-/* Make the twin of an operator class of btree, unless it has one */
-void
-cmek_opclass_need_twin(Oid opclass)
-{
-	Form_pg_opclass form = twin_read(opclass);
-	Oid			userid;
-	int			context;
-
-	if (form == NULL || form->opcmethod != BTREE_AM_OID ||
-		OidIsValid(twin_find(form, cmek_sealed_index_method())))
-		return;
-	GetUserIdAndSecContext(&userid, &context);
-	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID,
-						   context | SECURITY_LOCAL_USERID_CHANGE);
-	twin_class(form);
-	SetUserIdAndSecContext(userid, context);
-}
-
-/* All operator classes of btree */
+/* All operator classes of btree, but for what sealed indexes are made of */
 static List *
 twin_originals(void)
 {
+	Oid			ours = get_namespace_oid("cmek", true);
 	Relation	rel = table_open(OperatorClassRelationId, AccessShareLock);
 	List	   *originals = NIL;
 	SysScanDesc scan;
@@ -277,13 +298,54 @@ twin_originals(void)
 	{
 		Form_pg_opclass form = (Form_pg_opclass) GETSTRUCT(tuple);
 
-		if (form->opcmethod == BTREE_AM_OID)
+		if (form->opcmethod == BTREE_AM_OID && form->opcnamespace != ours)
 			originals = lappend(originals,
 								GETSTRUCT(heap_copytuple(tuple)));
 	}
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
 	return originals;
+}
+
+/*
+ * Make a twin for every operator class of btree that has none; they fall when
+ * the statement is done.  Which of them it needs is known to core alone: new
+ * types have other defaults, and expressions other types.
+ */
+void
+cmek_opclass_need_twins(CmekStatement *s)
+{
+	Oid			method = cmek_sealed_index_method();
+	MemoryContext old;
+	Oid			userid;
+	int			context;
+	ListCell   *lc;
+
+	if (s->twins != NULL)
+		return;
+	old = MemoryContextSwitchTo(s->context);
+	s->twins = new_object_addresses();
+	MemoryContextSwitchTo(old);
+	GetUserIdAndSecContext(&userid, &context);
+	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID,
+						   context | SECURITY_LOCAL_USERID_CHANGE);
+	foreach(lc, twin_originals())
+	{
+		Form_pg_opclass form = (Form_pg_opclass) lfirst(lc);
+
+		if (!OidIsValid(twin_find(form, method)))
+			twin_class(form, s->twins);
+	}
+	SetUserIdAndSecContext(userid, context);
+}
+
+/* The statement is done: its twins go */
+void
+cmek_opclass_drop_twins(CmekStatement *s)
+{
+	performMultipleDeletions(s->twins, DROP_RESTRICT,
+							 PERFORM_DELETION_INTERNAL);
+	s->twins = NULL;
 }
 
 /*
@@ -309,10 +371,10 @@ cmek_import_operator_classes(PG_FUNCTION_ARGS)
 
 		if (OidIsValid(twin_find(form, method)))
 		{
-			twin_family(form->opcfamily);
+			twin_family(form->opcfamily, NULL);
 			continue;
 		}
-		twin_class(form);
+		twin_class(form, NULL);
 		made++;
 	}
 	PG_RETURN_INT32(made);

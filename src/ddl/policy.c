@@ -22,20 +22,6 @@
 #include "ddl/statement.h"
 #include "heap/heap.h"
 
-/* Is the innermost statement ALTER TABLE ... ATTACH PARTITION? */
-static bool
-policy_attaching(const AlterTableStmt *stmt)
-{
-	ListCell   *lc;
-
-	foreach(lc, stmt->cmds)
-	{
-		if (lfirst_node(AlterTableCmd, lc)->subtype == AT_AttachPartition)
-			return true;
-	}
-	return false;
-}
-
 /*
  * Does the innermost statement only build again what was there?  Core calls
  * an index internal also when it makes one for a new partition.
@@ -50,7 +36,7 @@ policy_is_rebuild(bool internal)
 	if (IsA(node, ReindexStmt))
 		return true;
 	return internal && IsA(node, AlterTableStmt) &&
-		!policy_attaching((AlterTableStmt *) node);
+		!cmek_alter_attaches(cmek_statement);
 }
 
 /* Refuse or warn of a plain index on a sealed table */

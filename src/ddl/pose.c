@@ -75,30 +75,24 @@ cmek_pose_begin(CmekPose *pose)
 	pose->outer = poses;
 	pose->indexes = NIL;
 	pose->context = CurrentMemoryContext;
-	pose->owner = CurrentResourceOwner;
-	pose->stale = false;
 	poses = pose;
 }
 
 /*
- * End the innermost pose.  After an error its pins are left to the resource
- * owner, which releases them later.
+ * All indexes of a pose are what they are again.  After an error the pins are
+ * left to the resource owner, which releases them later.
  */
-void
-cmek_pose_end(CmekPose *pose, bool failed)
+static void
+pose_release(CmekPose *pose, bool failed)
 {
-	Oid			method = InvalidOid;
 	ResourceOwner owner = CurrentResourceOwner;
 	ListCell   *lc;
 
-	Assert(poses == pose);
-	poses = pose->outer;
 	foreach(lc, pose->indexes)
 	{
 		Relation	index = (Relation) lfirst(lc);
 
-		method = pose->method;
-		index->rd_rel->relam = method;
+		index->rd_rel->relam = pose->method;
 		if (pose->stale)
 			index->rd_isvalid = false;
 		if (failed)
@@ -107,8 +101,40 @@ cmek_pose_end(CmekPose *pose, bool failed)
 		index_close(index, NoLock);
 		CurrentResourceOwner = owner;
 	}
-	if (OidIsValid(method) && poses != NULL)
+	pose->indexes = NIL;
+}
+
+/* End the innermost pose */
+void
+cmek_pose_end(CmekPose *pose, bool failed)
+{
+	bool		any = pose->indexes != NIL;
+
+	Assert(poses == pose);
+	poses = pose->outer;
+	pose_release(pose, failed);
+	if (any && poses != NULL)
 		pose_again((Datum) 0, InvalidOid);
+}
+
+/* Core is about to rebuild indexes, which nobody may have open */
+void
+cmek_pose_interrupt(CmekPose *pose)
+{
+	pose_release(pose, false);
+	if (poses != NULL)
+		pose_again((Datum) 0, InvalidOid);
+}
+
+/* No pose outlives a transaction, should a statement do so */
+static void
+pose_at_xact_end(XactEvent event, void *arg)
+{
+	if (event != XACT_EVENT_PRE_COMMIT && event != XACT_EVENT_PRE_PREPARE &&
+		event != XACT_EVENT_PARALLEL_PRE_COMMIT)
+		return;
+	for (CmekPose *pose = poses; pose != NULL; pose = pose->outer)
+		pose_release(pose, false);
 }
 
 /* Let one index join the innermost pose, if it is sealed; locks it */
@@ -125,7 +151,12 @@ cmek_pose_index(Oid indexid, LOCKMODE lockmode)
 		cls.relkind != RELKIND_INDEX ||
 		cls.relam != cmek_sealed_index_method())
 		return;
-	pose->method = cls.relam;
+	if (pose->indexes == NIL)
+	{
+		pose->owner = CurTransactionResourceOwner;
+		pose->method = cls.relam;
+		pose->stale = false;
+	}
 	CurrentResourceOwner = pose->owner;
 	index = index_open(indexid, lockmode);
 	CurrentResourceOwner = owner;
@@ -311,6 +342,7 @@ void
 cmek_pose_init(void)
 {
 	CacheRegisterRelcacheCallback(pose_again, (Datum) 0);
+	RegisterXactCallback(pose_at_xact_end, NULL);
 	previous_info = get_relation_info_hook;
 	get_relation_info_hook = pose_relation_info;
 	if (!CMEK_SPECULATIVE_WANTS_BTREE)

@@ -61,4 +61,5 @@ cmek_ddl_init(void)
 	cmek_hook_init();
 	cmek_access_init();
 	cmek_pose_init();
+	cmek_routine_init();
 }

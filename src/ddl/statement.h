@@ -16,6 +16,7 @@
 #include "nodes/parsenodes.h"
 #include "storage/lockdefs.h"
 #include "utils/palloc.h"
+#include "utils/relcache.h"
 #include "utils/resowner.h"
 
 #include "ddl/ddl.h"
@@ -60,6 +61,7 @@ typedef struct CmekStatement
 	List	   *index_options;	/* of DefElem */
 
 	CmekPose	pose;
+	struct ObjectAddresses *twins;	/* operator classes for its time only */
 	List	   *saved_options;	/* of CmekIndexOptions, taken out of catalogs */
 
 	/* ALTER SERVER ... RENAME TO of a KMS key */
@@ -135,11 +137,17 @@ extern void cmek_index_made(Oid indexid, bool internal);
 extern void cmek_index_convert(Oid relid, bool seal);
 
 /* ---- alterindex.c ---- */
+extern bool cmek_alter_attaches(const CmekStatement *s);
 extern AlterTableStmt *cmek_alter_index_before(CmekStatement *s,
 											   AlterTableStmt *stmt);
 
+/* ---- routine.c ---- */
+extern void cmek_routine_change(Relation index, Oid method);
+extern void cmek_routine_init(void);
+
 /* ---- pose.c ---- */
 extern void cmek_pose_begin(CmekPose *pose);
+extern void cmek_pose_interrupt(CmekPose *pose);
 extern void cmek_pose_end(CmekPose *pose, bool failed);
 extern void cmek_pose_index(Oid indexid, LOCKMODE lockmode);
 extern void cmek_pose_table(Oid relid, LOCKMODE lockmode);
@@ -149,7 +157,8 @@ extern void cmek_pose_init(void);
 
 /* ---- opclass.c ---- */
 extern Oid	cmek_opclass_original(Oid opclass);
-extern void cmek_opclass_need_twin(Oid opclass);
+extern void cmek_opclass_need_twins(CmekStatement *s);
+extern void cmek_opclass_drop_twins(CmekStatement *s);
 
 /* ---- label.c ---- */
 extern char *cmek_label_format(const char *key);
