@@ -218,8 +218,10 @@ typedef bool CmekUpdateIndexes;
 #if PG_VERSION_NUM >= 180000
 #define CMEK_INDEX_METHOD_KNOWS_HEIGHT 1
 #define cmek_copy_instrument(to, from) ((to)->instrument = (from)->instrument)
+#define cmek_clear_instrument(scan) ((scan)->instrument = NULL)
 #else
 #define cmek_copy_instrument(to, from) ((void) 0)
+#define cmek_clear_instrument(scan) ((void) 0)
 #endif
 
 #endif							/* CMEK_COMPAT_H */

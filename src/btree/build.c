@@ -47,12 +47,15 @@ bytea *
 bt_options(Datum reloptions, bool validate)
 {
 	static const relopt_parse_elt tab[] = {
-		{"fillfactor", RELOPT_TYPE_INT, offsetof(BTOptions, fillfactor)},
-		{"vacuum_cleanup_index_scale_factor", RELOPT_TYPE_REAL,
-		offsetof(BTOptions, vacuum_cleanup_index_scale_factor)},
-		{"deduplicate_items", RELOPT_TYPE_BOOL,
-		offsetof(BTOptions, deduplicate_items)},
-		{"hide_tids", RELOPT_TYPE_BOOL, offsetof(BtSealedOptions, hide_tids)},
+		{.optname = "fillfactor", .opttype = RELOPT_TYPE_INT,
+		.offset = offsetof(BTOptions, fillfactor)},
+		{.optname = "vacuum_cleanup_index_scale_factor",
+			.opttype = RELOPT_TYPE_REAL,
+		.offset = offsetof(BTOptions, vacuum_cleanup_index_scale_factor)},
+		{.optname = "deduplicate_items", .opttype = RELOPT_TYPE_BOOL,
+		.offset = offsetof(BTOptions, deduplicate_items)},
+		{.optname = "hide_tids", .opttype = RELOPT_TYPE_BOOL,
+		.offset = offsetof(BtSealedOptions, hide_tids)},
 	};
 
 	return (bytea *) build_reloptions(reloptions, validate, options_kind,

@@ -5,14 +5,18 @@
  *
  * The sort of a build holds and spills sealed tuples.  What core calls the
  * abbreviated key of the leading column lives in memory only; ours is the
- * value itself where it is passed by value, and the real type's abbreviated
- * key where it has one.  It is made from the value that the build sealed a
- * moment ago, so most tuples are never opened at all.
+ * value itself where it is passed by value, the real type's abbreviated key
+ * where it has one, and else a pointer to a copy of the value, as long as half
+ * of maintenance_work_mem lasts; then 0, which decides nothing.  It is made
+ * from the value that the build sealed a moment ago, so most tuples are never
+ * opened at all.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "miscadmin.h"
+#include "utils/datum.h"
 #include "utils/lsyscache.h"
 
 #include "btree/internal.h"
@@ -24,6 +28,8 @@ typedef struct SealedSort
 {
 	BtColumn   *column;
 	SortSupportData real;		/* the real type's */
+	MemoryContext copies;		/* of values that are their own key */
+	Size		room;			/* what is left for them */
 } SealedSort;
 
 /* Compare two sealed datums */
@@ -33,6 +39,36 @@ sort_compare(Datum a, Datum b, SortSupport ssup)
 	SealedSort *sort = (SealedSort *) ssup->ssup_extra;
 
 	return bt_compare_in(sort->column, a, b);
+}
+
+/* A copy of a value that lasts as long as the sort, or 0 */
+static Datum
+sort_keep(SealedSort *sort, Datum value)
+{
+	Size		size = datumGetSize(value, false, sort->column->typlen);
+	MemoryContext old;
+
+	if (size > sort->room)
+	{
+		sort->room = 0;
+		return (Datum) 0;
+	}
+	sort->room -= size;
+	old = MemoryContextSwitchTo(sort->copies);
+	value = datumCopy(value, false, sort->column->typlen);
+	MemoryContextSwitchTo(old);
+	return value;
+}
+
+/* Compare copies; where there is none, let the sealed datums decide */
+static int
+sort_compare_kept(Datum a, Datum b, SortSupport ssup)
+{
+	SealedSort *sort = (SealedSort *) ssup->ssup_extra;
+
+	if (a == (Datum) 0 || b == (Datum) 0)
+		return 0;
+	return sort->real.comparator(a, b, &sort->real);
 }
 
 /* A value, or what the real type makes of it, for a sealed datum */
@@ -57,6 +93,8 @@ sort_abbreviate(Datum sealed, SortSupport ssup)
 		value = bt_open(sort->column, sealed, &buffer, &allocated);
 	if (sort->real.abbrev_converter)
 		value = sort->real.abbrev_converter(value, &sort->real);
+	else if (!sort->column->typbyval)
+		value = sort_keep(sort, value);
 	if (allocated)
 		pfree(allocated);
 	return value;
@@ -122,14 +160,21 @@ static int
 static void
 sort_use_abbreviation(SealedSort *sort, SortSupport ssup)
 {
-	if (!ssup->abbreviate ||
-		!(sort->column->typbyval || sort->real.abbrev_converter))
+	if (!ssup->abbreviate)
 		return;
 	ssup->abbrev_full_comparator = sort_compare;
 	ssup->abbrev_converter = sort_abbreviate;
 	ssup->abbrev_abort = sort_abort;
-	ssup->comparator = sort->column->typbyval ? sort_known_comparator(sort) :
-		sort_compare_abbreviated;
+	if (sort->column->typbyval)
+		ssup->comparator = sort_known_comparator(sort);
+	else if (sort->real.abbrev_converter)
+		ssup->comparator = sort_compare_abbreviated;
+	else
+	{
+		sort->copies = ssup->ssup_cxt;
+		sort->room = (Size) maintenance_work_mem * 1024 / 2;
+		ssup->comparator = sort_compare_kept;
+	}
 }
 
 /* Called while an index is built, for each of its columns */

@@ -284,6 +284,8 @@ verify_leaves(VerifyIndex *v)
 	scan = btbeginscan(&v->index->shadow, 0, 0);
 	scan->heapRelation = v->heap;
 	scan->xs_snapshot = SnapshotAny;
+	scan->parallel_scan = NULL;
+	cmek_clear_instrument(scan);
 	scan->xs_want_itup = true;
 	scan->ignore_killed_tuples = false;
 	btrescan(scan, NULL, 0, NULL, 0);
