@@ -165,6 +165,19 @@ typedef bool CmekUpdateIndexes;
 #else
 #define cmek_callback_refresh RangeVarCallbackOwnsTable
 #endif
+/* minor releases since late 2024 lock rows of pg_class that they update */
+#include "storage/lockdefs.h"
+#include "utils/syscache.h"
+#ifdef InplaceUpdateTupleLock
+#define cmek_class_locked_copy(relid) \
+	SearchSysCacheLockedCopy1(RELOID, ObjectIdGetDatum(relid))
+#define cmek_class_unlock(pg_class, tid) \
+	UnlockTuple(pg_class, tid, InplaceUpdateTupleLock)
+#else
+#define cmek_class_locked_copy(relid) \
+	SearchSysCacheCopy1(RELOID, ObjectIdGetDatum(relid))
+#define cmek_class_unlock(pg_class, tid) ((void) (tid))
+#endif
 /* 19 hands out index routines that nobody may change */
 #if PG_VERSION_NUM >= 190000
 #define CMEK_INDEX_ROUTINE const IndexAmRoutine
