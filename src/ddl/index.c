@@ -117,10 +117,11 @@ index_options(Oid indexid, List *changes, bool reset)
 		elog(ERROR, "cache lookup failed for relation %u", indexid);
 	options = SysCacheGetAttr(RELOID, tuple, Anum_pg_class_reloptions,
 							  &isnull);
-	options = transformRelOptions(isnull ? (Datum) 0 : options, changes,
-								  NULL, NULL, false, reset);
+	if (!isnull)
+		options = PointerGetDatum(PG_DETOAST_DATUM_COPY(options));
 	ReleaseSysCache(tuple);
-	return options;
+	return transformRelOptions(isnull ? (Datum) 0 : options, changes,
+							   NULL, NULL, false, reset);
 }
 
 /* RESET of every option that btree does not know */
