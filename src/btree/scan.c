@@ -157,7 +157,10 @@ scan_shown_tid(BtScan *self, ScanDirection dir)
 	return self->shown[self->next++];
 }
 
-/* Open all columns of an entry, in the current memory context */
+/*
+ * Open all columns of an entry, in the current memory context.  One after the
+ * other: where the next one is follows from lengths that are proved by then.
+ */
 IndexTuple
 bt_open_tuple(BtIndex *index, TupleDesc desc, IndexTuple sealed)
 {
@@ -165,12 +168,13 @@ bt_open_tuple(BtIndex *index, TupleDesc desc, IndexTuple sealed)
 	bool		isnull[INDEX_MAX_KEYS];
 	IndexTuple	result;
 
-	index_deform_tuple(sealed, RelationGetDescr(&index->shadow), values, isnull);
 	for (int i = 0; i < index->natts; i++)
 	{
 		BtBuffer   *buffer;
 		void	   *allocated;
 
+		values[i] = index_getattr(sealed, i + 1,
+								  RelationGetDescr(&index->shadow), &isnull[i]);
 		if (isnull[i])
 			continue;
 		buffer = palloc(sizeof(BtBuffer));

@@ -149,6 +149,7 @@ verify_page(VerifyIndex *v, Page page, BlockNumber block)
 
 		if (!ItemIdIsUsed(id) || ItemIdGetOffset(id) + ItemIdGetLength(id) > BLCKSZ ||
 			IndexTupleSize(entry) > ItemIdGetLength(id) ||
+			BTreeTupleIsPosting(entry) ||	/* nothing is deduplicated */
 			!entry_is_authentic(v, entry))
 		{
 			problem(v, NULL, psprintf("entry %u of block %u is damaged or forged",
