@@ -90,7 +90,7 @@ CREATE TABLE plain (a int);
 ALTER TABLE plain SET (cmek.key = 'alter_a');
 CREATE VIEW v AS SELECT 1 AS a;
 ALTER TABLE v SET (cmek.key = 'alter_a');
-CREATE INDEX plain_a ON plain (a);
+CREATE INDEX plain_a ON plain USING hash (a);
 ALTER INDEX plain_a SET (cmek.key = 'alter_a');
 CREATE TEMP TABLE temporary (a int);
 ALTER TABLE temporary SET ACCESS METHOD cmek_heap, SET (cmek.key = 'alter_a');

@@ -15,6 +15,7 @@
 #include "utils/guc.h"
 
 #include "compat.h"
+#include "btree/btree.h"
 #include "crypto/crypto.h"
 #include "ddl/ddl.h"
 #include "heap/heap.h"
@@ -32,6 +33,7 @@ _PG_init(void)
 	cmek_kms_init();
 	cmek_keys_init();
 	cmek_heap_init();
+	cmek_btree_init();
 	cmek_ddl_init();
 
 	MarkGUCPrefixReserved("cmek");

@@ -78,6 +78,14 @@ typedef bool CmekUpdateIndexes;
 	((am)->relation_set_new_filenode = (callback))
 #endif
 
+/* Do two relcache entries mean the same file? */
+#if PG_VERSION_NUM >= 160000
+#define cmek_same_file(a, b) \
+	RelFileLocatorEquals((a)->rd_locator, (b)->rd_locator)
+#else
+#define cmek_same_file(a, b) RelFileNodeEquals((a)->rd_node, (b)->rd_node)
+#endif
+
 /* 17 asks slots whether their row is of this transaction */
 #if PG_VERSION_NUM >= 170000
 #define CMEK_SLOT_HAS_CURRENT_XACT 1
@@ -131,6 +139,58 @@ typedef bool CmekUpdateIndexes;
 #define CMEK_PARTITIONED_HAS_METHOD (PG_VERSION_NUM >= 170000)
 
 /*
+ * ddl/: 18 asks an index what it can do where it asked whether it is a btree,
+ * and runs an executor without execute_once; 17 lets others maintain a table,
+ * and generated columns have another expression.
+ */
+#define CMEK_SPECULATIVE_WANTS_BTREE (PG_VERSION_NUM < 180000)
+#if PG_VERSION_NUM >= 180000
+#define CMEK_EXECUTOR_RUN_PARAMS \
+	QueryDesc *query_desc, ScanDirection direction, uint64 count
+#define CMEK_EXECUTOR_RUN_ARGS query_desc, direction, count
+#else
+#define CMEK_EXECUTOR_RUN_PARAMS \
+	QueryDesc *query_desc, ScanDirection direction, uint64 count, \
+	bool execute_once
+#define CMEK_EXECUTOR_RUN_ARGS query_desc, direction, count, execute_once
+#endif
+#if PG_VERSION_NUM >= 170000
+#define cmek_alter_remakes_indexes(subtype) \
+	((subtype) == AT_AlterColumnType || (subtype) == AT_SetExpression)
+#else
+#define cmek_alter_remakes_indexes(subtype) ((subtype) == AT_AlterColumnType)
+#endif
+#if PG_VERSION_NUM >= 170000
+#define cmek_callback_refresh RangeVarCallbackMaintainsTable
+#else
+#define cmek_callback_refresh RangeVarCallbackOwnsTable
+#endif
+/* minor releases since late 2024 lock rows of pg_class that they update */
+#include "storage/lockdefs.h"
+#include "utils/syscache.h"
+#ifdef InplaceUpdateTupleLock
+#define cmek_class_locked_copy(relid) \
+	SearchSysCacheLockedCopy1(RELOID, ObjectIdGetDatum(relid))
+#define cmek_class_unlock(pg_class, tid) \
+	UnlockTuple(pg_class, tid, InplaceUpdateTupleLock)
+#else
+#define cmek_class_locked_copy(relid) \
+	SearchSysCacheCopy1(RELOID, ObjectIdGetDatum(relid))
+#define cmek_class_unlock(pg_class, tid) ((void) (tid))
+#endif
+/* 19 hands out index routines that nobody may change */
+#if PG_VERSION_NUM >= 190000
+#define CMEK_INDEX_ROUTINE const IndexAmRoutine
+#else
+#define CMEK_INDEX_ROUTINE IndexAmRoutine
+#endif
+#if PG_VERSION_NUM >= 160000
+#define CMEK_FIRST_FILE_SUBID(rel) ((rel)->rd_firstRelfilelocatorSubid)
+#else
+#define CMEK_FIRST_FILE_SUBID(rel) ((rel)->rd_firstRelfilenodeSubid)
+#endif
+
+/*
  * keys/: early releases of 15 had another name for InitMaterializedSRF; 17
  * lets extensions name their wait events; 18 decodes base64 to bytes.
  */
@@ -159,6 +219,32 @@ typedef bool CmekUpdateIndexes;
 #define cmek_create_wait_event_set(n) CreateWaitEventSet(NULL, n)
 #else
 #define cmek_create_wait_event_set(n) CreateWaitEventSet(CurrentMemoryContext, n)
+#endif
+
+/* 19 does not let a table method change the parameters of VACUUM */
+#if PG_VERSION_NUM >= 190000
+#define CMEK_VACUUM_PARAMS const VacuumParams
+#else
+#define CMEK_VACUUM_PARAMS struct VacuumParams
+#endif
+
+/*
+ * btree/: 16 gave vacuum the table, 17 lets a method say that its indexes can
+ * be built in parallel and hands out the sizes of a parallel scan's keys, 18
+ * asks the method for a tree's height and instruments scans.
+ */
+#if PG_VERSION_NUM >= 170000
+#define CMEK_NO_PARALLEL_BUILD(am) ((am)->amcanbuildparallel = false)
+#else
+#define CMEK_NO_PARALLEL_BUILD(am) ((void) (am))
+#endif
+#if PG_VERSION_NUM >= 180000
+#define CMEK_INDEX_METHOD_KNOWS_HEIGHT 1
+#define cmek_copy_instrument(to, from) ((to)->instrument = (from)->instrument)
+#define cmek_clear_instrument(scan) ((scan)->instrument = NULL)
+#else
+#define cmek_copy_instrument(to, from) ((void) 0)
+#define cmek_clear_instrument(scan) ((void) 0)
 #endif
 
 #endif							/* CMEK_COMPAT_H */

@@ -28,6 +28,20 @@
  *	 | DEK id | nonce  | ciphertext| tag	|
  *	 +--------+--------+-----------+--------+
  *
+ * A sealed datum of an index is a varlena, with the header that its length asks
+ * for.  It names no DEK: an index has exactly one.
+ *
+ *	 0		   1 or 4	  13 or 16	  +n		  +16
+ *	 +---------+--------+-----------+--------+
+ *	 | header  | nonce	| ciphertext| tag	 |
+ *	 +---------+--------+-----------+--------+
+ *
+ * The plaintext is what stock nbtree would store for the column: a varlena
+ * with its header (short where it can be, compressed where it would be), the
+ * bytes of a fixed-length value, a cstring with its zero.  NULLs are NULLs.
+ * Unless the index was made with hide_tids = off, t_tid of its leaf tuples is
+ * the row's TID (block << 16 | offset) under a permutation keyed by the DEK.
+ *
  * A wrapped data key is nonce | ciphertext (32) | tag, and so is an older table
  * key of a table, sealed under the one that followed it.
  *
@@ -94,10 +108,23 @@ typedef struct CmekChunkAad
 	uint32		total;			/* bytes of the whole value, as stored */
 } CmekChunkAad;
 
+typedef struct CmekIndexAad
+{
+	uint32		dek_id;
+	uint8		structure[CMEK_UUID_LEN];
+	uint32		column;			/* from 1; CMEK_INDEX_INCLUDED added */
+} CmekIndexAad;
+
+/* A column that is stored only, not sorted by */
+#define CMEK_INDEX_INCLUDED 0x10000
+
+/* Part of CmekWrapAad.kind: TIDs of this index are permuted */
+#define CMEK_WRAP_TIDS_HIDDEN 0x100
+
 typedef struct CmekWrapAad
 {
 	uint32		dek_id;
-	uint32		kind;			/* CmekStructureKind */
+	uint32		kind;			/* CmekStructureKind and flags */
 	uint8		structure[CMEK_UUID_LEN];
 	uint8		table_key[CMEK_UUID_LEN];
 } CmekWrapAad;
@@ -153,6 +180,7 @@ StaticAssertDecl(sizeof(CmekSealedHeader) == 16, "sealed header");
 StaticAssertDecl(CMEK_SEAL_OVERHEAD == 32, "seal overhead");
 StaticAssertDecl(sizeof(CmekRowAad) == 20, "row AAD has no padding");
 StaticAssertDecl(sizeof(CmekChunkAad) == 32, "chunk AAD has no padding");
+StaticAssertDecl(sizeof(CmekIndexAad) == 24, "index AAD has no padding");
 StaticAssertDecl(sizeof(CmekWrapAad) == 40, "wrap AAD has no padding");
 
 StaticAssertDecl(sizeof(CmekChainAad) == 96, "chain AAD has no padding");

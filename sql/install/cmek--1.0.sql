@@ -39,14 +39,16 @@ CREATE SEQUENCE cmek.data_key_id AS int4;
 CREATE TABLE cmek.data_key (
 	id			int4 NOT NULL PRIMARY KEY,
 	relid		oid NOT NULL,
-	kind		"char" NOT NULL,	-- h heap, t TOAST
+	kind		"char" NOT NULL,	-- h heap, t TOAST, i index
 	structure	uuid NOT NULL,
 	generation	int4 NOT NULL,
 	table_key	uuid NOT NULL,
 	wrapped		bytea NOT NULL,		-- nonce | DEK | tag under the table key
 	format		int2 NOT NULL,
 	current		bool NOT NULL,
-	created_at	timestamptz NOT NULL
+	created_at	timestamptz NOT NULL,
+	index		oid NOT NULL,		-- kind i: which one; else 0
+	hide_tids	bool NOT NULL		-- kind i: its TIDs are permuted
 ) USING heap;
 CREATE INDEX data_key_relid ON cmek.data_key (relid);
 REVOKE ALL ON cmek.data_key FROM PUBLIC;
@@ -96,6 +98,68 @@ REVOKE ALL ON FUNCTION cmek.heap_handler(internal) FROM PUBLIC;
 
 CREATE ACCESS METHOD cmek_heap TYPE TABLE HANDLER cmek.heap_handler;
 COMMENT ON ACCESS METHOD cmek_heap IS 'cmek: heap of sealed rows';
+
+CREATE FUNCTION cmek.btree_handler(internal) RETURNS index_am_handler
+	LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'cmek_btree_handler';
+REVOKE ALL ON FUNCTION cmek.btree_handler(internal) FROM PUBLIC;
+
+CREATE ACCESS METHOD cmek_btree TYPE INDEX HANDLER cmek.btree_handler;
+COMMENT ON ACCESS METHOD cmek_btree IS 'cmek: b-tree of sealed keys';
+
+-- For each operator class of btree one of cmek_btree with the same name,
+-- schema and members; superusers only
+CREATE FUNCTION cmek.import_operator_classes() RETURNS int4
+	LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'cmek_import_operator_classes';
+REVOKE ALL ON FUNCTION cmek.import_operator_classes() FROM PUBLIC;
+COMMENT ON FUNCTION cmek.import_operator_classes() IS
+	'cmek: gives cmek_btree the operator classes that btree has';
+SELECT cmek.import_operator_classes();
+
+-- ---------------------------------------------------------------------
+-- Sealed b-trees.  cmek.sealed is what nbtree takes the columns of a sealed
+-- index for; no SQL makes a value of it.
+-- ---------------------------------------------------------------------
+
+CREATE TYPE cmek.sealed;
+CREATE FUNCTION cmek.sealed_in(cstring) RETURNS cmek.sealed
+	LANGUAGE C STRICT IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'cmek_sealed_in';
+CREATE FUNCTION cmek.sealed_out(cmek.sealed) RETURNS cstring
+	LANGUAGE C STRICT IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'cmek_sealed_out';
+CREATE TYPE cmek.sealed (INPUT = cmek.sealed_in, OUTPUT = cmek.sealed_out,
+	INTERNALLENGTH = VARIABLE, ALIGNMENT = int4, STORAGE = external);
+REVOKE ALL ON TYPE cmek.sealed FROM PUBLIC;
+COMMENT ON TYPE cmek.sealed IS 'cmek: internal, a key of a sealed index';
+
+CREATE FUNCTION cmek.sealed_lt(cmek.sealed, cmek.sealed) RETURNS bool
+	LANGUAGE C STRICT IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'cmek_sealed_lt';
+CREATE FUNCTION cmek.sealed_le(cmek.sealed, cmek.sealed) RETURNS bool
+	LANGUAGE C STRICT IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'cmek_sealed_le';
+CREATE FUNCTION cmek.sealed_eq(cmek.sealed, cmek.sealed) RETURNS bool
+	LANGUAGE C STRICT IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'cmek_sealed_eq';
+CREATE FUNCTION cmek.sealed_ge(cmek.sealed, cmek.sealed) RETURNS bool
+	LANGUAGE C STRICT IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'cmek_sealed_ge';
+CREATE FUNCTION cmek.sealed_gt(cmek.sealed, cmek.sealed) RETURNS bool
+	LANGUAGE C STRICT IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'cmek_sealed_gt';
+CREATE FUNCTION cmek.sealed_cmp(cmek.sealed, cmek.sealed) RETURNS int4
+	LANGUAGE C STRICT IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'cmek_sealed_cmp';
+CREATE FUNCTION cmek.sealed_sortsupport(internal) RETURNS void
+	LANGUAGE C STRICT IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'cmek_sealed_sortsupport';
+REVOKE ALL ON FUNCTION cmek.sealed_in(cstring), cmek.sealed_out(cmek.sealed),
+	cmek.sealed_lt(cmek.sealed, cmek.sealed), cmek.sealed_le(cmek.sealed, cmek.sealed),
+	cmek.sealed_eq(cmek.sealed, cmek.sealed), cmek.sealed_ge(cmek.sealed, cmek.sealed),
+	cmek.sealed_gt(cmek.sealed, cmek.sealed), cmek.sealed_cmp(cmek.sealed, cmek.sealed),
+	cmek.sealed_sortsupport(internal) FROM PUBLIC;
+
+CREATE OPERATOR cmek.< (LEFTARG = cmek.sealed, RIGHTARG = cmek.sealed, FUNCTION = cmek.sealed_lt);
+CREATE OPERATOR cmek.<= (LEFTARG = cmek.sealed, RIGHTARG = cmek.sealed, FUNCTION = cmek.sealed_le);
+CREATE OPERATOR cmek.= (LEFTARG = cmek.sealed, RIGHTARG = cmek.sealed, FUNCTION = cmek.sealed_eq);
+CREATE OPERATOR cmek.>= (LEFTARG = cmek.sealed, RIGHTARG = cmek.sealed, FUNCTION = cmek.sealed_ge);
+CREATE OPERATOR cmek.> (LEFTARG = cmek.sealed, RIGHTARG = cmek.sealed, FUNCTION = cmek.sealed_gt);
+CREATE OPERATOR CLASS cmek.sealed_ops FOR TYPE cmek.sealed USING btree AS
+	OPERATOR 1 cmek.<, OPERATOR 2 cmek.<=, OPERATOR 3 cmek.=, OPERATOR 4 cmek.>=, OPERATOR 5 cmek.>,
+	FUNCTION 1 cmek.sealed_cmp(cmek.sealed, cmek.sealed),
+	FUNCTION 2 cmek.sealed_sortsupport(internal);
 
 -- ---------------------------------------------------------------------
 -- What people look at.  The views read more than their caller may, so each is
@@ -245,7 +309,7 @@ CREATE VIEW cmek.exposures WITH (security_barrier) AS
 	FROM sealed t
 	JOIN pg_catalog.pg_index i ON i.indrelid = t.oid
 	JOIN pg_catalog.pg_class ic ON ic.oid = i.indexrelid AND ic.relkind = 'i'
-	JOIN pg_catalog.pg_am am ON am.oid = ic.relam
+	JOIN pg_catalog.pg_am am ON am.oid = ic.relam AND am.amname <> 'cmek_btree'
 	UNION ALL
 	SELECT t.oid::pg_catalog.regclass, 'statistics', s.attname::text,
 		   'pg_statistic holds values of this column in clear'

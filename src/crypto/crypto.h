@@ -83,6 +83,19 @@ extern void cmek_derive_key(const uint8 *key, const char *info, uint8 *out);
 extern bool cmek_sign_rs256(const char *pem, const void *data, Size len,
 							uint8 *signature, Size *siglen);
 
+/* ----------
+ * A keyed permutation of 48-bit numbers (permute.c).  Its key is derived from
+ * a data key, and good for nothing else.
+ * ----------
+ */
+typedef struct CmekPermutation CmekPermutation;
+
+extern CmekPermutation *cmek_permutation_create(const uint8 *key);
+extern void cmek_permutation_free(CmekPermutation *permutation);
+/* Permute n numbers in place, or undo it; eight at once cost little more than one */
+extern void cmek_permute(const CmekPermutation *permutation, uint64 *values,
+						 int n, bool inverse);
+
 /* Strong random bytes; ERROR when there are none */
 extern void cmek_random(void *out, Size len);
 /* A fresh random UUID (version 4) */

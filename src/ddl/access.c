@@ -28,12 +28,12 @@ access_relation_made(Oid relid, bool internal)
 {
 	CmekClass	cls;
 
-	if (IsBinaryUpgrade || !cmek_class_get_new(relid, &cls))
+	if (!cmek_class_get_new(relid, &cls))
 		return;
 	if (cls.relkind == RELKIND_INDEX ||
 		cls.relkind == RELKIND_PARTITIONED_INDEX)
-		cmek_policy_index_made(relid, internal);
-	else
+		cmek_index_made(relid, internal);
+	else if (!IsBinaryUpgrade)
 		cmek_create_table_made(relid);
 }
 
@@ -45,6 +45,16 @@ access_drop(Oid classId, Oid objectId)
 		cmek_drop_table(objectId);
 	else if (classId == ForeignServerRelationId)
 		cmek_drop_server(objectId);
+}
+
+/* A relation gained or lost a parent; core has locked both */
+static void
+access_child(Oid child, Oid parent)
+{
+	cmek_partition_check_child(child, parent);
+	/* core goes on to compare its indexes with the partitioned ones */
+	if (cmek_alter_attaches(cmek_statement))
+		cmek_pose_tree(child, AccessShareLock);
 }
 
 /* The hook */
@@ -63,8 +73,7 @@ access_hook(ObjectAccessType access, Oid classId, Oid objectId, int subId,
 	else if (access == OAT_DROP)
 		access_drop(classId, objectId);
 	else if (access == OAT_POST_ALTER && classId == InheritsRelationId)
-		cmek_partition_check_child(objectId,
-								   ((ObjectAccessPostAlter *) arg)->auxiliary_id);
+		access_child(objectId, ((ObjectAccessPostAlter *) arg)->auxiliary_id);
 }
 
 /* Install the hook */

@@ -284,6 +284,22 @@ cmek_alter_before(CmekStatement *s, AlterTableStmt *stmt)
 	return (Node *) copy;
 }
 
+/*
+ * Core begins to rewrite a table: its new file is made, no row is copied yet.
+ * Now its indexes change with it.
+ */
+void
+cmek_alter_rewriting(Oid relid)
+{
+	CmekStatement *s = cmek_statement;
+
+	if (s == NULL || !IsA(s->node, AlterTableStmt))
+		return;
+	cmek_pose_interrupt(&s->pose);
+	if (s->sealing == relid || s->unsealing == relid)
+		cmek_index_convert(relid, s->sealing == relid);
+}
+
 /* Core has rewritten the table, or given the partitioned table its method */
 void
 cmek_alter_after(CmekStatement *s)

@@ -14,6 +14,7 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "catalog/pg_class.h"
+#include "commands/defrem.h"
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
 #include "utils/relcache.h"
@@ -71,6 +72,13 @@ bool
 cmek_class_is_sealed(const CmekClass *cls)
 {
 	return OidIsValid(cls->relam) && cls->relam == cmek_heap_am_oid();
+}
+
+/* OID of access method cmek_btree, InvalidOid when there is no extension */
+Oid
+cmek_sealed_index_method(void)
+{
+	return get_index_am_oid(CMEK_BTREE_NAME, true);
 }
 
 /* Is it a table or a materialized view? */

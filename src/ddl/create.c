@@ -16,6 +16,7 @@
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
+#include "commands/tablecmds.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "utils/lsyscache.h"
@@ -31,6 +32,13 @@ void
 cmek_refresh_before(CmekStatement *s, RefreshMatViewStmt *stmt)
 {
 	s->refreshed = RangeVarGetRelid(stmt->relation, NoLock, true);
+	if (!CMEK_SPECULATIVE_WANTS_BTREE || !stmt->concurrent ||
+		!OidIsValid(s->refreshed))
+		return;
+	/* core looks for a unique index of method btree; its lock, its checks */
+	s->refreshed = RangeVarGetRelidExtended(stmt->relation, ExclusiveLock, 0,
+											cmek_callback_refresh, NULL);
+	cmek_pose_tree(s->refreshed, ExclusiveLock);
 }
 
 /*
@@ -231,11 +239,16 @@ cmek_create_table_made(Oid relid)
 	CmekClass	cls;
 	CmekStatement *s;
 
+	if (IsBinaryUpgrade || !cmek_class_get_new(relid, &cls))
+		return;
 	/* transient copies use the keys of the table they will replace */
-	if (IsBinaryUpgrade || !cmek_class_get_new(relid, &cls) ||
-		OidIsValid(cls.relrewrite) ||
-		(!cmek_class_has_rows(&cls) &&
-		 cls.relkind != RELKIND_PARTITIONED_TABLE))
+	if (OidIsValid(cls.relrewrite))
+	{
+		cmek_alter_rewriting(cls.relrewrite);
+		return;
+	}
+	if (!cmek_class_has_rows(&cls) &&
+		cls.relkind != RELKIND_PARTITIONED_TABLE)
 		return;
 	s = create_take_statement(&cls);
 	if (!cmek_class_is_sealed(&cls) && !(s != NULL && s->seal_parent))

@@ -29,6 +29,10 @@ static ProcessUtility_hook_type previous_hook = NULL;
 static Node *
 hook_before(CmekStatement *s, Node *node)
 {
+	if (IsA(node, IndexStmt))
+		return cmek_index_before(s, (IndexStmt *) node);
+	if (IsA(node, AlterTableStmt))
+		node = (Node *) cmek_alter_index_before(s, (AlterTableStmt *) node);
 	if (IsBinaryUpgrade)
 		return node;
 	switch (nodeTag(node))
@@ -72,6 +76,10 @@ hook_after(CmekStatement *s)
 {
 	if (OidIsValid(s->sealing) || OidIsValid(s->unsealing))
 		cmek_alter_after(s);
+	if (s->twins != NULL)
+		cmek_opclass_drop_twins(s);
+	if (s->saved_options != NIL)
+		cmek_index_put_back_options(s);
 	if (OidIsValid(s->renamed))
 		cmek_server_rename_after(s);
 }
@@ -130,18 +138,22 @@ hook_utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 			 QueryCompletion *qc)
 {
 	CmekStatement s = {0};
+	volatile bool failed = true;
 
 	s.outer = cmek_statement;
 	s.node = pstmt->utilityStmt;
 	s.context = CurrentMemoryContext;
 	cmek_statement = &s;
+	cmek_pose_begin(&s.pose);
 	PG_TRY();
 	{
 		hook_run(&s, pstmt, queryString, readOnlyTree, context, params,
 				 queryEnv, dest, qc);
+		failed = false;
 	}
 	PG_FINALLY();
 	{
+		cmek_pose_end(&s.pose, failed);
 		cmek_statement = s.outer;
 	}
 	PG_END_TRY();

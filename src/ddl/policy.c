@@ -11,57 +11,16 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
-#include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xlog.h"
-#include "catalog/indexing.h"
+#include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
-#include "catalog/pg_index.h"
 #include "commands/extension.h"
-#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
-#include "utils/snapmgr.h"
 
 #include "ddl/statement.h"
 #include "heap/heap.h"
-
-/* The table of an index whose pg_index row is not visible yet */
-static Oid
-policy_index_table(Oid indexid)
-{
-	Relation	pg_index = table_open(IndexRelationId, AccessShareLock);
-	SysScanDesc scan;
-	ScanKeyData key;
-	HeapTuple	tuple;
-	Oid			table = InvalidOid;
-
-	ScanKeyInit(&key, Anum_pg_index_indexrelid, BTEqualStrategyNumber,
-				F_OIDEQ, ObjectIdGetDatum(indexid));
-	scan = systable_beginscan(pg_index, IndexRelidIndexId, true,
-							  SnapshotSelf, 1, &key);
-	tuple = systable_getnext(scan);
-	if (HeapTupleIsValid(tuple))
-		table = ((Form_pg_index) GETSTRUCT(tuple))->indrelid;
-	systable_endscan(scan);
-	table_close(pg_index, AccessShareLock);
-	return table;
-}
-
-/* Is the innermost statement ALTER TABLE ... ATTACH PARTITION? */
-static bool
-policy_attaching(const AlterTableStmt *stmt)
-{
-	ListCell   *lc;
-
-	foreach(lc, stmt->cmds)
-	{
-		if (lfirst_node(AlterTableCmd, lc)->subtype == AT_AttachPartition)
-			return true;
-	}
-	return false;
-}
 
 /*
  * Does the innermost statement only build again what was there?  Core calls
@@ -77,7 +36,7 @@ policy_is_rebuild(bool internal)
 	if (IsA(node, ReindexStmt))
 		return true;
 	return internal && IsA(node, AlterTableStmt) &&
-		!policy_attaching((AlterTableStmt *) node);
+		!cmek_alter_attaches(cmek_statement);
 }
 
 /* Refuse or warn of a plain index on a sealed table */
@@ -96,23 +55,19 @@ policy_plain_index(const char *index, const char *table)
 					index, table)));
 }
 
-/* An index was made; its rows in the catalogs are not visible yet */
+/* An index of another method than cmek_btree was made for a sealed table */
 void
-cmek_policy_index_made(Oid indexid, bool internal)
+cmek_policy_index_made(const CmekClass *index, const CmekClass *table,
+					   bool internal)
 {
-	CmekClass	index;
-	CmekClass	table;
-
-	if (!cmek_class_get(policy_index_table(indexid), &table) ||
-		(!(cmek_class_has_rows(&table) && cmek_class_is_sealed(&table)) &&
-		 !cmek_partition_parent_is_sealed(table.relid)))
-		return;
-	if (policy_is_rebuild(internal) || !cmek_class_get_new(indexid, &index))
-		return;
-	policy_plain_index(NameStr(index.relname), NameStr(table.relname));
+	if (!policy_is_rebuild(internal))
+		policy_plain_index(NameStr(index->relname), NameStr(table->relname));
 }
 
-/* A table is about to be sealed: what about the indexes it has? */
+/*
+ * A table is about to be sealed: what about the indexes it has?  B-trees will
+ * be sealed with it.
+ */
 void
 cmek_policy_check_indexes(Oid relid)
 {
@@ -120,8 +75,14 @@ cmek_policy_check_indexes(Oid relid)
 	ListCell   *lc;
 
 	foreach(lc, RelationGetIndexList(rel))
-		policy_plain_index(get_rel_name(lfirst_oid(lc)),
-						   RelationGetRelationName(rel));
+	{
+		CmekClass	index;
+
+		if (cmek_class_get(lfirst_oid(lc), &index) &&
+			index.relam != BTREE_AM_OID)
+			policy_plain_index(NameStr(index.relname),
+							   RelationGetRelationName(rel));
+	}
 	table_close(rel, NoLock);
 }
 

@@ -60,4 +60,6 @@ cmek_ddl_init(void)
 		return;
 	cmek_hook_init();
 	cmek_access_init();
+	cmek_pose_init();
+	cmek_routine_init();
 }

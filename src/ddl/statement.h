@@ -16,12 +16,27 @@
 #include "nodes/parsenodes.h"
 #include "storage/lockdefs.h"
 #include "utils/palloc.h"
+#include "utils/relcache.h"
+#include "utils/resowner.h"
 
 #include "ddl/ddl.h"
 
 #define CMEK_PROVIDER	"cmek"	/* security labels, namespace of options */
 #define CMEK_HEAP_NAME	"cmek_heap"
+#define CMEK_BTREE_NAME "cmek_btree"
+#define CMEK_HIDE_TIDS	"hide_tids" /* the option that cmek_btree has alone */
 #define CMEK_KEY_NONE	"none"	/* leave the table unbound */
+
+/* Sealed indexes that say they are btree, see pose.c */
+typedef struct CmekPose
+{
+	struct CmekPose *outer;
+	List	   *indexes;		/* of Relation, pinned */
+	Oid			method;			/* what they really are */
+	bool		stale;			/* a reload was put off */
+	MemoryContext context;
+	ResourceOwner owner;
+} CmekPose;
 
 typedef struct CmekStatement
 {
@@ -41,6 +56,13 @@ typedef struct CmekStatement
 	/* ALTER TABLE ... SET ACCESS METHOD */
 	Oid			sealing;		/* table being rewritten into cmek_heap */
 	Oid			unsealing;		/* and away from it */
+
+	/* CREATE INDEX, ALTER TABLE: options of cmek_btree alone */
+	List	   *index_options;	/* of DefElem */
+
+	CmekPose	pose;
+	struct ObjectAddresses *twins;	/* operator classes for its time only */
+	List	   *saved_options;	/* of CmekIndexOptions, taken out of catalogs */
 
 	/* ALTER SERVER ... RENAME TO of a KMS key */
 	Oid			renamed;
@@ -74,6 +96,7 @@ extern bool cmek_class_get_new(Oid relid, CmekClass *cls);
 extern bool cmek_class_is_sealed(const CmekClass *cls);
 extern bool cmek_class_has_rows(const CmekClass *cls);
 extern bool cmek_class_find_sealed(CmekClass *cls);
+extern Oid	cmek_sealed_index_method(void);
 
 /* ---- hook.c ---- */
 extern void cmek_hook_init(void);
@@ -95,12 +118,47 @@ extern void cmek_create_table_made(Oid relid);
 
 /* ---- alter.c ---- */
 extern Node *cmek_alter_before(CmekStatement *s, AlterTableStmt *stmt);
+extern void cmek_alter_rewriting(Oid relid);
 extern void cmek_alter_after(CmekStatement *s);
 
 /* ---- partition.c ---- */
 extern bool cmek_partition_parent_is_sealed(Oid parent);
 extern void cmek_partition_check_child(Oid child, Oid parent);
 extern void cmek_partition_check_leaves(const CmekClass *parent);
+
+/* ---- index.c ---- */
+extern Node *cmek_index_before(CmekStatement *s, IndexStmt *stmt);
+extern bool cmek_index_table_is_sealed(Oid relid);
+extern bool cmek_index_has_options(List *options);
+extern List *cmek_index_strip_options(List **options);
+extern void cmek_index_save_options(CmekStatement *s, Oid indexid);
+extern void cmek_index_put_back_options(CmekStatement *s);
+extern void cmek_index_made(Oid indexid, bool internal);
+extern void cmek_index_convert(Oid relid, bool seal);
+
+/* ---- alterindex.c ---- */
+extern bool cmek_alter_attaches(const CmekStatement *s);
+extern AlterTableStmt *cmek_alter_index_before(CmekStatement *s,
+											   AlterTableStmt *stmt);
+
+/* ---- routine.c ---- */
+extern void cmek_routine_change(Relation index, Oid method);
+extern void cmek_routine_init(void);
+
+/* ---- pose.c ---- */
+extern void cmek_pose_begin(CmekPose *pose);
+extern void cmek_pose_interrupt(CmekPose *pose);
+extern void cmek_pose_end(CmekPose *pose, bool failed);
+extern void cmek_pose_index(Oid indexid, LOCKMODE lockmode);
+extern void cmek_pose_table(Oid relid, LOCKMODE lockmode);
+extern void cmek_pose_partitions(Oid relid, LOCKMODE lockmode);
+extern void cmek_pose_tree(Oid relid, LOCKMODE lockmode);
+extern void cmek_pose_init(void);
+
+/* ---- opclass.c ---- */
+extern Oid	cmek_opclass_original(Oid opclass);
+extern void cmek_opclass_need_twins(CmekStatement *s);
+extern void cmek_opclass_drop_twins(CmekStatement *s);
 
 /* ---- label.c ---- */
 extern char *cmek_label_format(const char *key);
@@ -140,7 +198,8 @@ extern void cmek_drop_table(Oid relid);
 extern void cmek_drop_server(Oid serverid);
 
 /* ---- policy.c ---- */
-extern void cmek_policy_index_made(Oid indexid, bool internal);
+extern void cmek_policy_index_made(const CmekClass *index,
+								   const CmekClass *table, bool internal);
 extern void cmek_policy_check_indexes(Oid relid);
 extern void cmek_policy_check_plain(const CmekClass *cls);
 extern void cmek_policy_check_logical(const CmekClass *cls);

@@ -19,6 +19,10 @@
 
 #include "heap/internal.h"
 
+bool		(*cmek_index_is_sealed) (Relation index) = NULL;
+void		(*cmek_verify_index) (Relation heap, Relation index,
+								  CmekVerifyReport report, void *state) = NULL;
+
 const TableAmRoutine *cmek_stock_heap = NULL;
 TupleDesc	cmek_sealed_desc = NULL;
 
@@ -64,6 +68,7 @@ cmek_heap_init(void)
 	write_set_callbacks(&sealed_heap);
 	build_set_callbacks(&sealed_heap);
 	rewrite_set_callbacks(&sealed_heap);
+	vacuum_set_callbacks(&sealed_heap);
 	cmek_set_new_filelocator_callback(&sealed_heap, sealed_set_new_filelocator);
 	exposure_init();
 	shadow_init();

@@ -23,6 +23,18 @@ cmek_relation_is_sealed(Relation rel)
 /* OID of access method cmek_heap, InvalidOid when there is no extension */
 extern Oid	cmek_heap_am_oid(void);
 
+/*
+ * What btree/ tells us of its indexes; set when the library is loaded.  A
+ * verification calls "report" for each problem; tid may be NULL.
+ */
+typedef void (*CmekVerifyReport) (void *state, ItemPointer tid,
+								  const char *problem);
+
+extern PGDLLIMPORT bool (*cmek_index_is_sealed) (Relation index);
+extern PGDLLIMPORT void (*cmek_verify_index) (Relation heap, Relation index,
+											  CmekVerifyReport report,
+											  void *state);
+
 /* Settings */
 extern PGDLLIMPORT bool cmek_plaintext_statistics;
 extern PGDLLIMPORT bool cmek_allow_logical_decoding;

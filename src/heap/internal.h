@@ -187,4 +187,7 @@ extern void write_set_callbacks(TableAmRoutine *am);
 extern void build_set_callbacks(TableAmRoutine *am);
 extern void rewrite_set_callbacks(TableAmRoutine *am);
 
+/* ---------- vacuum.c ---------- */
+extern void vacuum_set_callbacks(TableAmRoutine *am);
+
 #endif							/* CMEK_HEAP_INTERNAL_H */

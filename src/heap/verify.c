@@ -42,6 +42,7 @@ typedef struct Verify
 	char	   *plain;			/* room for any row of one page */
 	Datum	   *values;
 	bool	   *isnull;
+	uint64		problems;		/* of this table */
 } Verify;
 
 /* Add one line to the result */
@@ -49,8 +50,9 @@ static void
 verify_report(Verify *verify, ItemPointer tid, const char *problem)
 {
 	Datum		values[3];
-	bool		isnull[3] = {false, false, false};
+	bool		isnull[3] = {false, tid == NULL, false};
 
+	verify->problems++;
 	values[0] = ObjectIdGetDatum(RelationGetRelid(verify->rel));
 	values[1] = PointerGetDatum(tid);
 	values[2] = CStringGetTextDatum(problem);
@@ -220,6 +222,42 @@ verify_scan(Verify *verify)
 	shadow_long_end(shadow);
 }
 
+/* A problem of an index */
+static void
+verify_report_index(void *state, ItemPointer tid, const char *problem)
+{
+	verify_report((Verify *) state, tid, problem);
+}
+
+/*
+ * The sealed indexes of a table.  They are compared with its rows, so those
+ * have to be readable.
+ */
+static void
+verify_indexes(Verify *verify)
+{
+	List	   *indexes = RelationGetIndexList(verify->rel);
+	uint64		damaged = verify->problems;
+	ListCell   *lc;
+
+	foreach(lc, indexes)
+	{
+		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
+
+		if (cmek_index_is_sealed == NULL || !cmek_index_is_sealed(index) ||
+			!index->rd_index->indisready || !index->rd_index->indisvalid)
+			 /* nobody reads it */ ;
+		else if (damaged > 0)
+			verify_report(verify, NULL,
+						  psprintf("index \"%s\" was not verified, for rows of its table are damaged",
+								   RelationGetRelationName(index)));
+		else
+			cmek_verify_index(verify->rel, index, verify_report_index, verify);
+		index_close(index, AccessShareLock);
+	}
+	list_free(indexes);
+}
+
 /* One table with its TOAST */
 static void
 verify_table(Verify *verify)
@@ -240,7 +278,9 @@ verify_table(Verify *verify)
 												 &verify->toast_indexes,
 												 &verify->toast_nindexes);
 	}
+	verify->problems = 0;
 	verify_scan(verify);
+	verify_indexes(verify);
 	if (verify->toast)
 	{
 		toast_close_indexes(verify->toast_indexes, verify->toast_nindexes,
@@ -264,7 +304,7 @@ verify_check_access(Relation rel)
 
 /*
  * cmek.verify(table regclass) -> (relation, tid, problem): a line for each
- * damaged row or value; none when all is well.  A partitioned table stands for
+ * damaged row, value or index entry; none when all is well.  A partitioned table stands for
  * all its partitions that are sealed.
  */
 Datum

@@ -63,7 +63,9 @@ enum
 	Anum_data_key_format,
 	Anum_data_key_current,
 	Anum_data_key_created_at,
-	Natts_data_key = Anum_data_key_created_at
+	Anum_data_key_index,
+	Anum_data_key_hide_tids,
+	Natts_data_key = Anum_data_key_hide_tids
 };
 
 /* OIDs of our tables in this database, looked up when they are not known */
@@ -286,6 +288,8 @@ read_data_key(HeapTuple tuple, TupleDesc desc, CmekDataKeyRow *row)
 	get_uuid(tuple, Anum_data_key_table_key, desc, row->table_key);
 	row->current = DatumGetBool(get_attr(tuple, Anum_data_key_current, desc));
 	row->created_at = DatumGetTimestampTz(get_attr(tuple, Anum_data_key_created_at, desc));
+	row->index = DatumGetObjectId(get_attr(tuple, Anum_data_key_index, desc));
+	row->hide_tids = DatumGetBool(get_attr(tuple, Anum_data_key_hide_tids, desc));
 	if (get_bytes(tuple, Anum_data_key_wrapped, desc,
 				  row->wrapped, sizeof(row->wrapped)) != sizeof(row->wrapped))
 		ereport(ERROR,
@@ -624,6 +628,8 @@ cmek_catalog_insert_data_key(const CmekDataKeyRow *row)
 	values[Anum_data_key_format - 1] = Int16GetDatum(CMEK_FORMAT_VERSION);
 	values[Anum_data_key_current - 1] = BoolGetDatum(row->current);
 	values[Anum_data_key_created_at - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
+	values[Anum_data_key_index - 1] = ObjectIdGetDatum(row->index);
+	values[Anum_data_key_hide_tids - 1] = BoolGetDatum(row->hide_tids);
 	cmek_seals_insert(row->id);
 	insert_row(oids.data_key, values, nulls);
 }
@@ -690,7 +696,10 @@ supersede_row(Relation rel, HeapTuple tuple)
 	update_row(rel, tuple, values, nulls, replaces);
 }
 
-/* Let the data keys of a table be current no more: new ones are to come. */
+/*
+ * Let the data keys of a table be current no more: new ones are to come.  Those
+ * of indexes have no successors.
+ */
 void
 cmek_catalog_supersede_data_keys(Oid relid)
 {
@@ -704,7 +713,9 @@ cmek_catalog_supersede_data_keys(Oid relid)
 	scan = scan_relid(rel, oids.data_key_by_relid, relid, NULL);
 	while (HeapTupleIsValid(tuple = cmek_next_row(scan, rel)))
 		if (DatumGetBool(get_attr(tuple, Anum_data_key_current,
-								  RelationGetDescr(rel))))
+								  RelationGetDescr(rel))) &&
+			DatumGetChar(get_attr(tuple, Anum_data_key_kind,
+								  RelationGetDescr(rel))) != CMEK_STRUCTURE_INDEX)
 			supersede_row(rel, tuple);
 	systable_endscan(scan);
 	table_close(rel, RowExclusiveLock);
@@ -737,6 +748,92 @@ cmek_catalog_delete_data_keys(Oid relid, List *dek_ids)
 	systable_endscan(scan);
 	table_close(rel, RowExclusiveLock);
 	CommandCounterIncrement();
+}
+
+/* What is to be done with the data key of an index? */
+typedef enum IndexKeyChange
+{
+	INDEX_KEY_LOOK,
+	INDEX_KEY_DELETE,
+	INDEX_KEY_MOVE				/* to another index */
+} IndexKeyChange;
+
+/* Do it with one row. */
+static void
+change_index_key(Relation rel, HeapTuple tuple, IndexKeyChange change, Oid to)
+{
+	Datum		values[Natts_data_key] = {0};
+	bool		nulls[Natts_data_key] = {false};
+	bool		replaces[Natts_data_key] = {false};
+
+	switch (change)
+	{
+		case INDEX_KEY_LOOK:
+			break;
+		case INDEX_KEY_DELETE:
+			cmek_seals_delete(DatumGetInt32(get_attr(tuple, Anum_data_key_id,
+													 RelationGetDescr(rel))));
+			CatalogTupleDelete(rel, &tuple->t_self);
+			break;
+		case INDEX_KEY_MOVE:
+			values[Anum_data_key_index - 1] = ObjectIdGetDatum(to);
+			replaces[Anum_data_key_index - 1] = true;
+			update_row(rel, tuple, values, nulls, replaces);
+			break;
+	}
+}
+
+/* Do it with all rows of an index; are there any? */
+static bool
+change_index_keys(Oid relid, Oid index, IndexKeyChange change, Oid to)
+{
+	LOCKMODE	lock = change == INDEX_KEY_LOOK ? AccessShareLock : RowExclusiveLock;
+	bool		found = false;
+	Relation	rel;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	if (!find_catalogs())
+		return false;
+	rel = table_open(oids.data_key, lock);
+	scan = scan_relid(rel, oids.data_key_by_relid, relid, NULL);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		if (DatumGetObjectId(get_attr(tuple, Anum_data_key_index,
+									  RelationGetDescr(rel))) != index)
+			continue;
+		found = true;
+		change_index_key(rel, tuple, change, to);
+	}
+	systable_endscan(scan);
+	table_close(rel, lock);
+	if (found && change != INDEX_KEY_LOOK)
+	{
+		written = true;
+		CommandCounterIncrement();
+	}
+	return found;
+}
+
+/* Delete the data keys of an index. */
+void
+cmek_catalog_delete_index_keys(Oid relid, Oid index)
+{
+	(void) change_index_keys(relid, index, INDEX_KEY_DELETE, InvalidOid);
+}
+
+/* Let the data key of an index be that of another, which took over its file. */
+void
+cmek_catalog_move_index_key(Oid relid, Oid from, Oid to)
+{
+	(void) change_index_keys(relid, from, INDEX_KEY_MOVE, to);
+}
+
+/* Has an index a data key? */
+bool
+cmek_catalog_has_index_key(Oid relid, Oid index)
+{
+	return change_index_keys(relid, index, INDEX_KEY_LOOK, InvalidOid);
 }
 
 /* Delete the rows of a table in one of our tables. */

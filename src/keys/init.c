@@ -225,6 +225,7 @@ cmek_keys_init(void)
 	previous_startup_hook = shmem_startup_hook;
 	shmem_startup_hook = startup_shmem;
 	cmek_forget_init();
+	cmek_index_key_init();
 	cmek_ring_init();
 	cmek_stat_init();
 	cmek_progress_init();

@@ -292,6 +292,8 @@ typedef struct CmekDataKeyRow
 	uint8		wrapped[CMEK_WRAPPED_DEK_LEN];
 	bool		current;
 	TimestampTz created_at;		/* set by whoever stores it */
+	Oid			index;			/* of an index only */
+	bool		hide_tids;
 } CmekDataKeyRow;
 
 typedef struct CmekBinding
@@ -316,6 +318,9 @@ extern void cmek_catalog_seal_table_key(const CmekTableKeyRow *row);
 extern bool cmek_catalog_table_key_exists(const uint8 *id);
 extern void cmek_catalog_supersede_data_keys(Oid relid);
 extern void cmek_catalog_delete_data_keys(Oid relid, List *dek_ids);
+extern void cmek_catalog_delete_index_keys(Oid relid, Oid index);
+extern void cmek_catalog_move_index_key(Oid relid, Oid from, Oid to);
+extern bool cmek_catalog_has_index_key(Oid relid, Oid index);
 extern List *cmek_catalog_delete(Oid relid);
 extern void cmek_catalog_rename_server(const char *oldname,
 									   const char *newname);
@@ -370,6 +375,9 @@ extern void cmek_forget_init(void);
 /* ring.c */
 extern void cmek_ring_init(void);
 extern void cmek_keyring_reload(CmekKeyRing *ring);
+
+/* indexkey.c */
+extern void cmek_index_key_init(void);
 
 /* seals.c: rows of cmek.data_key_seals */
 extern void cmek_seals_insert(uint32 dek_id);

@@ -252,6 +252,8 @@ cmek_keys_create(Oid relid, Oid serverid)
 	}
 	record_dependency(relid, serverid);
 	announce(relid);
+	if (!IsBinaryUpgrade && cmek_index_keys_wanted != NULL)
+		cmek_index_keys_wanted(relid);
 }
 
 /* The keys that a table has now. */

@@ -37,7 +37,8 @@
 typedef enum CmekStructureKind
 {
 	CMEK_STRUCTURE_HEAP = 'h',
-	CMEK_STRUCTURE_TOAST = 't'
+	CMEK_STRUCTURE_TOAST = 't',
+	CMEK_STRUCTURE_INDEX = 'i'
 } CmekStructureKind;
 
 /* One data key, opened */
@@ -48,6 +49,10 @@ typedef struct CmekDek
 	bool		current;		/* new values are sealed with it */
 	uint8		structure[CMEK_UUID_LEN];
 	CmekAead   *aead;
+	/* of an index only */
+	Oid			index;			/* InvalidOid: all temporary ones */
+	bool		hide_tids;
+	CmekPermutation *permutation;	/* of its TIDs */
 	int64		seals_left;		/* of what this backend has reserved */
 	int64		seals_step;		/* what it reserved last */
 } CmekDek;
@@ -138,6 +143,44 @@ cmek_keyring_take_seal(CmekKeyRing *ring, CmekStructureKind kind)
 	dek->seals_left--;
 	return dek;
 }
+
+/* ----------
+ * Data keys of indexes (indexkey.c).  An index has one from its build to its
+ * next; it has no generations, is never rotated, and is found by the index's
+ * OID, but its row may move on to another OID with the index's file.
+ * ----------
+ */
+/* The ring for an index of a table (or of a temporary one), as above */
+extern CmekKeyRing *cmek_keyring_acquire_index(Oid relid, bool temporary);
+/* The DEK of an index, NULL when it has none; good under a buffer lock */
+extern CmekDek *cmek_keyring_peek_index(const CmekKeyRing *ring, Oid index);
+/*
+ * Count seals of one of the ring's index DEKs.  May read and write catalogs:
+ * no buffer lock, no LWLock.  KM002 at the hard limit.
+ */
+extern void cmek_seals_reserve_index(CmekKeyRing *ring, CmekDek *dek,
+									 int64 need);
+/*
+ * Make the DEK of an index that is built, in place of the one it had; part of
+ * the transaction, as the new file is.  Caller keeps all others away from the
+ * index.
+ */
+extern void cmek_index_key_create(Oid relid, Oid index, bool hide_tids);
+/* Has an index a DEK?  Needs no key. */
+extern bool cmek_index_key_exists(Oid relid, Oid index);
+/*
+ * An index was dropped, or made: its key row goes at commit, unless the file
+ * that it belongs to is that of a new index by then.
+ */
+extern void cmek_index_key_dropped(Oid relid, Oid index, Oid file);
+extern void cmek_index_key_made(Oid relid, Oid index, Oid file);
+/* Called when a table got its keys, so that its indexes get theirs */
+extern PGDLLIMPORT void (*cmek_index_keys_wanted) (Oid relid);
+/*
+ * Is the key of a table there?  Asks for it in a subtransaction; false only
+ * for KM001 and without the library preloaded, other errors are raised.
+ */
+extern bool cmek_key_is_available(Oid relid);
 
 /* Does the table have keys?  (Unbound tables have none.) */
 extern bool cmek_table_is_bound(Oid relid);

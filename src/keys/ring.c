@@ -76,8 +76,12 @@ static void
 free_deks(CmekDek *deks, int ndeks)
 {
 	for (int i = 0; i < ndeks; i++)
+	{
 		if (deks[i].aead != NULL)
 			cmek_aead_free(deks[i].aead);
+		if (deks[i].permutation != NULL)
+			cmek_permutation_free(deks[i].permutation);
+	}
 	if (deks != NULL)
 		pfree(deks);
 }
@@ -270,6 +274,8 @@ describe_dek(CmekDek *dek, const CmekDataKeyRow *row)
 	dek->id = row->id;
 	dek->kind = row->kind;
 	dek->current = row->current;
+	dek->index = row->index;
+	dek->hide_tids = row->hide_tids;
 	memcpy(dek->structure, row->structure, CMEK_UUID_LEN);
 }
 
@@ -293,6 +299,8 @@ open_new_deks(CmekKeyRing *ring, const CmekBinding *binding,
 				continue;
 			cmek_dek_unwrap(&binding->deks[i], &binding->table_key, aead, key);
 			deks[i].aead = cmek_aead_create(key);
+			if (deks[i].kind == CMEK_STRUCTURE_INDEX)
+				deks[i].permutation = cmek_permutation_create(key);
 		}
 	}
 	PG_FINALLY();
@@ -313,9 +321,11 @@ replace_deks(CmekKeyRing *ring, const CmekBinding *binding, CmekDek *deks,
 			CmekDek    *old = find_same_dek(ring, &binding->deks[i]);
 
 			deks[i].aead = old->aead;
+			deks[i].permutation = old->permutation;
 			deks[i].seals_left = old->seals_left;
 			deks[i].seals_step = old->seals_step;
 			old->aead = NULL;
+			old->permutation = NULL;
 		}
 	empty_ring(ring);
 	ring->generation = lease->generation;
@@ -399,6 +409,7 @@ ring_is_aged(const CmekBinding *binding)
 
 	for (int i = 0; i < binding->ndeks; i++)
 		if (cmek_data_key_max_age > 0 && binding->deks[i].current &&
+			binding->deks[i].kind != CMEK_STRUCTURE_INDEX &&
 			now - binding->deks[i].created_at >
 			cmek_data_key_max_age * USECS_PER_SEC)
 			return true;
@@ -509,6 +520,11 @@ make_temporary_dek(CmekDek *dek, CmekStructureKind kind)
 	cmek_random_uuid(dek->structure);
 	cmek_random(key, sizeof(key));
 	dek->aead = cmek_aead_create(key);
+	if (kind == CMEK_STRUCTURE_INDEX)
+	{
+		dek->hide_tids = true;
+		dek->permutation = cmek_permutation_create(key);
+	}
 	cmek_cleanse(key, sizeof(key));
 }
 
@@ -522,10 +538,11 @@ acquire_temporary_ring(void)
 		return temporary_ring;
 	cmek_secret_forbid_core_dump();
 	ring = MemoryContextAllocZero(TopMemoryContext, sizeof(CmekKeyRing));
-	ring->deks = MemoryContextAllocZero(TopMemoryContext, 2 * sizeof(CmekDek));
-	ring->ndeks = 2;
+	ring->deks = MemoryContextAllocZero(TopMemoryContext, 3 * sizeof(CmekDek));
+	ring->ndeks = 3;
 	make_temporary_dek(&ring->deks[0], CMEK_STRUCTURE_HEAP);
 	make_temporary_dek(&ring->deks[1], CMEK_STRUCTURE_TOAST);
+	make_temporary_dek(&ring->deks[2], CMEK_STRUCTURE_INDEX);
 	ring->heap = &ring->deks[0];
 	ring->toast = &ring->deks[1];
 	ring->valid = true;
@@ -637,6 +654,27 @@ cmek_keyring_acquire_toast(Relation toastrel)
 		return remember_ring(toastrel, acquire_temporary_ring());
 	return remember_ring(toastrel,
 						 acquire_ring(toast_owner(RelationGetRelid(toastrel))));
+}
+
+/* See keys.h. */
+CmekKeyRing *
+cmek_keyring_acquire_index(Oid relid, bool temporary)
+{
+	cmek_require_preload();
+	return temporary ? acquire_temporary_ring() : acquire_ring(relid);
+}
+
+/* See keys.h.  All temporary indexes share the data key without an OID. */
+CmekDek *
+cmek_keyring_peek_index(const CmekKeyRing *ring, Oid index)
+{
+	Oid			wanted = OidIsValid(ring->relid) ? index : InvalidOid;
+
+	for (int i = 0; i < ring->ndeks; i++)
+		if (ring->deks[i].kind == CMEK_STRUCTURE_INDEX &&
+			ring->deks[i].index == wanted)
+			return &ring->deks[i];
+	return NULL;
 }
 
 /* See keys.h. */

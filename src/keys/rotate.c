@@ -44,7 +44,7 @@ make_successor(const CmekDataKeyRow *old, const CmekTableKeyRow *table_key,
 	cmek_catalog_insert_data_key(&row);
 }
 
-/* Make a successor of each current data key. */
+/* Make a successor of each current data key; those of indexes have none. */
 static void
 make_successors(const CmekBinding *binding, const uint8 *table_key)
 {
@@ -53,7 +53,8 @@ make_successors(const CmekBinding *binding, const uint8 *table_key)
 	PG_TRY();
 	{
 		for (int i = 0; i < binding->ndeks; i++)
-			if (binding->deks[i].current)
+			if (binding->deks[i].current &&
+				binding->deks[i].kind != CMEK_STRUCTURE_INDEX)
 				make_successor(&binding->deks[i], &binding->table_key, aead);
 	}
 	PG_FINALLY();

@@ -286,6 +286,27 @@ report_exhausted(CmekKeyRing *ring)
 }
 
 /* See keys.h. */
+void
+cmek_seals_reserve_index(CmekKeyRing *ring, CmekDek *dek, int64 need)
+{
+	const char *table;
+	const char *index;
+
+	if (!OidIsValid(ring->relid))
+		report_exhausted(ring);
+	if (reserve(dek, need, CMEK_SEALS_HARD_LIMIT))
+		return;
+	table = get_rel_name(ring->relid);
+	index = get_rel_name(dek->index);
+	ereport(ERROR,
+			(errcode(CMEK_ERRCODE_KEY_EXHAUSTED),
+			 errmsg("the data key of index \"%s\" has sealed 2^32 values",
+					index ? index : "?"),
+			 errdetail("The index is on table \"%s\".", table ? table : "?"),
+			 errhint("REINDEX INDEX %s;", index ? index : "...")));
+}
+
+/* See keys.h. */
 CmekDek *
 cmek_seals_try_reserve(CmekKeyRing *ring, CmekStructureKind kind, int64 need)
 {

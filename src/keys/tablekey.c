@@ -261,7 +261,7 @@ dek_aad(const CmekDataKeyRow *row, const uint8 *table_key_id)
 	CmekWrapAad aad;
 
 	aad.dek_id = row->id;
-	aad.kind = row->kind;
+	aad.kind = row->kind | (row->hide_tids ? CMEK_WRAP_TIDS_HIDDEN : 0);
 	memcpy(aad.structure, row->structure, CMEK_UUID_LEN);
 	memcpy(aad.table_key, table_key_id, CMEK_UUID_LEN);
 	return aad;

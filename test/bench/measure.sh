@@ -132,6 +132,51 @@ measure 'UPDATE of 1 in 10' 'UPDATE copy_TABLE SET abalance = 0 WHERE aid % 10 =
 measure 'VACUUM' 'VACUUM copy_TABLE;'
 measure '20,000 point lookups' "CALL lookups('TABLE', 20000);"
 
+# Indexes: b-trees of the plain table, sealed b-trees of the sealed one
+for t in plain sealed; do
+	sql "SET client_min_messages = error;
+		CREATE TABLE keys_$t (n int8 NOT NULL, s text NOT NULL) USING $([ $t = sealed ] && echo cmek_heap || echo heap) WITH (autovacuum_enabled = off);
+		INSERT INTO keys_$t SELECT (i * 7919::int8) % 1000003, left(md5(i::text), 24) FROM generate_series(1, $rows) i;
+		CREATE TABLE one_$t (n int8 PRIMARY KEY, s text) USING $([ $t = sealed ] && echo cmek_heap || echo heap) WITH (autovacuum_enabled = off)"
+	sql "VACUUM keys_$t"
+done
+ask "SET maintenance_work_mem = '256MB'; SET max_parallel_maintenance_workers = 0;" >/dev/null
+for c in n s; do
+	what=$([ $c = n ] && echo int8 || echo '24-byte text')
+	measure "index build, $what" "CREATE INDEX keys_TABLE_$c ON keys_TABLE ($c);" "DROP INDEX IF EXISTS keys_TABLE_$c;"
+	index_sizes=()
+	for t in plain sealed; do
+		index_sizes+=("$(sql "SELECT pg_relation_size('keys_${t}_$c')")")
+	done
+	line "index size, $what" "${index_sizes[@]}" "$(ratio "${index_sizes[1]}" "${index_sizes[0]}")" ''
+done
+ask 'SET enable_seqscan = off; SET enable_bitmapscan = off;' >/dev/null
+measure 'index range of 1 in 10' "SELECT count(s) FROM keys_TABLE WHERE n < 100000;"
+measure 'index-only range' "SELECT count(n) FROM keys_TABLE WHERE n < 100000;"
+ask 'RESET enable_seqscan; RESET enable_bitmapscan;' >/dev/null
+
+# pgbench of one client, plain and sealed in turn; more is better here
+tps() {
+	"$bindir/pgbench" -h "$sock" -U postgres -n -M prepared -c 1 -T 3 -f "$1" demo 2>/dev/null |
+		sed -n 's/^tps = \([0-9.]*\).*/\1/p'
+}
+for t in plain sealed; do
+	printf '\\set n random(1, 1000002)\nSELECT s FROM keys_%s WHERE n = :n;\n' $t >"$work/lookup_$t"
+	printf "INSERT INTO one_%s VALUES ((random() * 9e18)::int8, 'a row of thirty-two characters..') ON CONFLICT DO NOTHING;\n" $t >"$work/insert_$t"
+done
+for what in lookup insert; do
+	declare -A got=([plain]= [sealed]=)
+	for _ in $(seq "$ROUNDS"); do
+		for t in plain sealed; do
+			got[$t]+="$(tps "$work/${what}_$t")"$'\n'
+		done
+	done
+	for t in plain sealed; do
+		got[$t]=$(printf '%s' "${got[$t]}" | median)
+	done
+	line "pgbench ${what}s, tps" "${got[plain]}" "${got[sealed]}" "$(ratio "${got[sealed]}" "${got[plain]}")" ''
+done
+
 sizes=()
 wals=()
 for t in plain sealed; do

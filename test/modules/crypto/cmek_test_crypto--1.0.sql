@@ -75,3 +75,8 @@ CREATE FUNCTION test_free_twice() RETURNS void
 -- Is this process dumpable, before and after it has made a context?
 CREATE FUNCTION test_dumpable(OUT before bool, OUT after bool)
 	LANGUAGE C STRICT AS 'MODULE_PATHNAME';
+
+-- ---- permute.c ----
+
+CREATE FUNCTION test_permute(key bytea, numbers int8[], inverse bool) RETURNS int8[]
+	LANGUAGE C STRICT AS 'MODULE_PATHNAME';

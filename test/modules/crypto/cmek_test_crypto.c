@@ -13,11 +13,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "catalog/pg_type.h"
 #include "common/pg_prng.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "portability/instr_time.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/uuid.h"
 
@@ -422,4 +424,23 @@ test_uuid(PG_FUNCTION_ARGS)
 
 	cmek_random_uuid(uuid->data);
 	PG_RETURN_UUID_P(uuid);
+}
+
+PG_FUNCTION_INFO_V1(test_permute);
+
+/* Numbers through the permutation of a key, in one call, or back */
+Datum
+test_permute(PG_FUNCTION_ARGS)
+{
+	CmekPermutation *permutation =
+		cmek_permutation_create(get_bytes(fcinfo, 0, CMEK_KEY_LEN));
+	ArrayType  *numbers = PG_GETARG_ARRAYTYPE_P_COPY(1);
+
+	if (ARR_ELEMTYPE(numbers) != INT8OID || ARR_HASNULL(numbers))
+		elog(ERROR, "test_permute wants numbers");
+	cmek_permute(permutation, (uint64 *) ARR_DATA_PTR(numbers),
+				 ArrayGetNItems(ARR_NDIM(numbers), ARR_DIMS(numbers)),
+				 PG_GETARG_BOOL(2));
+	cmek_permutation_free(permutation);
+	PG_RETURN_ARRAYTYPE_P(numbers);
 }

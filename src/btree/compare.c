@@ -1,0 +1,254 @@
+/*-------------------------------------------------------------------------
+ *
+ * compare.c
+ *	  What nbtree compares sealed datums with: the functions of cmek.sealed.
+ *
+ * Both sides are opened into memory of the call, so a comparison function
+ * written in SQL may use the same index again.  The entry that is being
+ * inserted is not opened: its values are at hand.
+ *
+ * Called under buffer locks: no catalog, no key is asked for here.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "utils/lsyscache.h"
+
+#include "btree/internal.h"
+
+PG_FUNCTION_INFO_V1(cmek_sealed_in);
+PG_FUNCTION_INFO_V1(cmek_sealed_out);
+PG_FUNCTION_INFO_V1(cmek_sealed_lt);
+PG_FUNCTION_INFO_V1(cmek_sealed_le);
+PG_FUNCTION_INFO_V1(cmek_sealed_eq);
+PG_FUNCTION_INFO_V1(cmek_sealed_ge);
+PG_FUNCTION_INFO_V1(cmek_sealed_gt);
+PG_FUNCTION_INFO_V1(cmek_sealed_cmp);
+
+BtActivity *bt_activity = NULL;
+
+/* One side of a comparison */
+typedef struct Side
+{
+	Datum		value;
+	bool		is_plain;
+	BtPlain		plain;
+	void	   *allocated;
+	BtBuffer	buffer;
+} Side;
+
+/* The column that index.c left for us in fn_expr */
+static inline BtColumn *
+column_of_function(const FmgrInfo *flinfo)
+{
+	BtColumn   *column = (BtColumn *) flinfo->fn_expr;
+
+	if (unlikely(column == NULL || column->tag != T_Invalid) ||
+		memcmp(column->cookie, bt_cookie(), sizeof(column->cookie)) != 0)
+		return NULL;
+	return column;
+}
+
+/* Which column of the index at work does a datum belong to? */
+static BtColumn *
+column_of_datum(Datum sealed)
+{
+	char		room[BLCKSZ];
+	Datum		value;
+
+	if (bt_activity == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("values of type %s exist in sealed indexes only",
+						"cmek.sealed")));
+	for (int i = 0; i < bt_activity->index->natts; i++)
+		if (bt_try_open(&bt_activity->index->columns[i], sealed,
+						room, sizeof(room), &value))
+			return &bt_activity->index->columns[i];
+	bt_report_damaged(bt_activity->index);
+	return NULL;
+}
+
+/*
+ * The column that two sealed datums belong to.  A function that nbtree looked
+ * up by itself (skip scan's =) has none: find it once.
+ */
+static BtColumn *
+find_column(FmgrInfo *flinfo, Datum sealed)
+{
+	BtColumn   *column = column_of_function(flinfo);
+
+	if (likely(column != NULL))
+		return column;
+	if (flinfo->fn_extra == NULL)
+		flinfo->fn_extra = column_of_datum(sealed);
+	return (BtColumn *) flinfo->fn_extra;
+}
+
+/* Is this the entry that we sealed a moment ago?  Nonces are never the same. */
+static inline bool
+is_at_hand(const BtColumn *column, Datum sealed, Datum *value)
+{
+	const BtActivity *activity = bt_activity;
+	int			i = column->attno - 1;
+
+	if (activity == NULL || activity->index != column->index ||
+		activity->nvalues <= i || activity->sealed[i] == (Datum) 0 ||
+		memcmp(VARDATA_ANY(DatumGetPointer(sealed)),
+			   VARDATA_ANY(DatumGetPointer(activity->sealed[i])),
+			   CMEK_NONCE_LEN) != 0)
+		return false;
+	*value = activity->plain[i];
+	return true;
+}
+
+/* Open one side */
+static inline void
+open_side(Side *side, BtColumn *column, Datum sealed, bool maybe_at_hand)
+{
+	side->allocated = NULL;
+	if (!maybe_at_hand || !is_at_hand(column, sealed, &side->value))
+		side->value = bt_open(column, sealed, &side->buffer, &side->allocated);
+}
+
+/* Two search arguments; they may be of different types */
+static int32
+compare_plain(const Side *a, const Side *b)
+{
+	BtColumn   *column = a->plain.column;
+	FmgrInfo   *function = bt_column_proc(column, a->plain.type, b->plain.type);
+
+	return DatumGetInt32(FunctionCall2Coll(function, column->collation,
+										   a->plain.value, b->plain.value));
+}
+
+/* A sealed datum and a search argument */
+static int32
+compare_argument(Datum sealed, const Side *argument)
+{
+	BtColumn   *column = argument->plain.column;
+	Side		side;
+	int32		result;
+
+	open_side(&side, column, sealed, false);
+	result = DatumGetInt32(FunctionCall2Coll(argument->plain.compare,
+											 column->collation, side.value,
+											 argument->plain.value));
+	if (side.allocated)
+		pfree(side.allocated);
+	return result;
+}
+
+/* Two sealed datums of a column */
+int32
+bt_compare_in(BtColumn *column, Datum a, Datum b)
+{
+	Side		left;
+	Side		right;
+	int32		result;
+
+	open_side(&left, column, a, false);
+	open_side(&right, column, b, true);
+	result = DatumGetInt32(FunctionCall2Coll(&column->compare, column->collation,
+											 left.value, right.value));
+	if (left.allocated)
+		pfree(left.allocated);
+	if (right.allocated)
+		pfree(right.allocated);
+	return result;
+}
+
+/* Compare whatever nbtree has */
+int32
+bt_compare(FmgrInfo *flinfo, Datum a, Datum b)
+{
+	Side		left;
+	Side		right;
+	int32		result;
+
+	left.is_plain = bt_read_plain(a, &left.plain);
+	right.is_plain = bt_read_plain(b, &right.plain);
+	if (right.is_plain)
+		return left.is_plain ? compare_plain(&left, &right) :
+			compare_argument(a, &right);
+	if (!left.is_plain)
+		return bt_compare_in(find_column(flinfo, a), a, b);
+	result = compare_argument(b, &left);
+	INVERT_COMPARE_RESULT(result);
+	return result;
+}
+
+/* The three-way comparison */
+Datum
+cmek_sealed_cmp(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT32(bt_compare(fcinfo->flinfo, PG_GETARG_DATUM(0),
+							   PG_GETARG_DATUM(1)));
+}
+
+/* ... and the operators */
+Datum
+cmek_sealed_lt(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(bt_compare(fcinfo->flinfo, PG_GETARG_DATUM(0),
+							  PG_GETARG_DATUM(1)) < 0);
+}
+
+Datum
+cmek_sealed_le(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(bt_compare(fcinfo->flinfo, PG_GETARG_DATUM(0),
+							  PG_GETARG_DATUM(1)) <= 0);
+}
+
+Datum
+cmek_sealed_eq(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(bt_compare(fcinfo->flinfo, PG_GETARG_DATUM(0),
+							  PG_GETARG_DATUM(1)) == 0);
+}
+
+Datum
+cmek_sealed_ge(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(bt_compare(fcinfo->flinfo, PG_GETARG_DATUM(0),
+							  PG_GETARG_DATUM(1)) >= 0);
+}
+
+Datum
+cmek_sealed_gt(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(bt_compare(fcinfo->flinfo, PG_GETARG_DATUM(0),
+							  PG_GETARG_DATUM(1)) > 0);
+}
+
+/* No SQL makes a sealed value */
+Datum
+cmek_sealed_in(PG_FUNCTION_ARGS)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("cannot accept a value of type %s", "cmek.sealed")));
+	PG_RETURN_VOID();
+}
+
+/*
+ * Core shows the key of a violated unique constraint by the output function of
+ * its type, to whom may read the columns; so the real value comes out while
+ * nbtree works for us, and at no other time.
+ */
+Datum
+cmek_sealed_out(PG_FUNCTION_ARGS)
+{
+	Datum		sealed = PG_GETARG_DATUM(0);
+	BtColumn   *column = column_of_datum(sealed);
+	Side		side;
+	Oid			function;
+	bool		is_varlena;
+
+	open_side(&side, column, sealed, false);
+	getTypeOutputInfo(column->type, &function, &is_varlena);
+	PG_RETURN_CSTRING(OidOutputFunctionCall(function, side.value));
+}

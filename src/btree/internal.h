@@ -1,0 +1,221 @@
+/*-------------------------------------------------------------------------
+ *
+ * btree/internal.h
+ *	  What the files of the sealed b-tree share.  See README in this folder.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CMEK_BTREE_INTERNAL_H
+#define CMEK_BTREE_INTERNAL_H
+
+#include "access/amapi.h"
+#include "access/genam.h"
+#include "access/itup.h"
+#include "access/nbtree.h"
+#include "access/relscan.h"
+#include "access/tableam.h"
+#include "fmgr.h"
+#include "utils/rel.h"
+#include "utils/sortsupport.h"
+
+#include "btree/btree.h"
+#include "compat.h"
+#include "format.h"
+#include "keys/keys.h"
+
+/* How to compare two types of a column's operator family */
+typedef struct BtProc
+{
+	Oid			left;
+	Oid			right;
+	FmgrInfo	function;
+	struct BtProc *next;
+} BtProc;
+
+struct BtIndex;
+
+/*
+ * A column of a sealed index: its real type.  nbtree copies FmgrInfos and
+ * clears their fn_extra, but keeps fn_expr; so that is where our comparison
+ * functions find their column, told from an expression by the cookie.
+ */
+typedef struct BtColumn
+{
+	NodeTag		tag;			/* no node's */
+	AttrNumber	attno;
+	bool		key;			/* or INCLUDEd */
+	uint8		cookie[16];
+	struct BtIndex *index;
+	/* what is stored */
+	Oid			type;
+	int16		typlen;
+	bool		typbyval;
+	char		typalign;
+	char		typstorage;
+	char		compression;
+	/* how it is sorted; keys only */
+	Oid			opfamily;
+	Oid			opcintype;
+	Oid			collation;
+	FmgrInfo	compare;		/* opcintype, opcintype */
+	BtProc	   *others;
+} BtColumn;
+
+/* A sealed index, as this backend knows it */
+typedef struct BtIndex
+{
+	Oid			relid;
+	MemoryContext context;
+	bool		check;			/* its definition may have changed */
+	uint64		last_xact;		/* the last transaction that used it */
+	int			natts;
+	int			nkeyatts;
+	BtColumn   *columns;
+	/* its key */
+	Oid			table;
+	bool		temporary;
+	CmekKeyRing *ring;			/* NULL: not asked for yet, or unbound */
+	int			position;		/* of the DEK in it, most likely */
+	uint32		dek_id;
+	/* the shadow */
+	RelationData shadow;
+	FormData_pg_class form;
+	bytea	   *options;
+	Oid			sealed_type;
+	Oid			opfamily;
+	FmgrInfo	operators[BTMaxStrategyNumber + 1];
+	FmgrInfo   *procs;			/* rd_supportinfo */
+} BtIndex;
+
+/*
+ * What nbtree is doing for us right now: which index, and for an insert or a
+ * build what was sealed a moment ago.  On the stack of the entry point.
+ */
+typedef struct BtActivity
+{
+	BtIndex    *index;
+	struct BtActivity *outer;
+	int			nvalues;
+	Datum	   *plain;			/* values as they were sealed */
+	Datum	   *sealed;			/* 0: NULL */
+} BtActivity;
+
+extern BtActivity *bt_activity;
+
+static inline void
+bt_activity_begin(BtActivity *activity, BtIndex *index)
+{
+	activity->index = index;
+	activity->nvalues = 0;
+	activity->outer = bt_activity;
+	bt_activity = activity;
+}
+
+static inline void
+bt_activity_end(BtActivity *activity)
+{
+	bt_activity = activity->outer;
+}
+
+/* ---------- index.c: indexes, their shadows and their keys ---------- */
+extern BtIndex *bt_enter_keyless(Relation real);
+extern BtIndex *bt_enter(Relation real);
+extern CmekDek *bt_dek(BtIndex *index);
+extern void bt_report_no_key(BtIndex *index);
+extern void bt_index_init(void);
+
+/* ---------- column.c: the real types ---------- */
+extern void bt_column_init(BtColumn *column, BtIndex *index, Relation real,
+						   AttrNumber attno);
+extern bool bt_column_fits(const BtColumn *column, Relation real);
+extern FmgrInfo *bt_column_proc(BtColumn *column, Oid left, Oid right);
+
+/* ---------- datum.c: values and sealed datums ---------- */
+/* Room for most opened values, on the stack */
+typedef union BtBuffer
+{
+	char		bytes[256];
+	int64		align_int;
+	double		align_double;
+} BtBuffer;
+
+/* A search argument among sealed datums: the value itself; never on disk */
+typedef struct BtPlain
+{
+	int32		vl_len_;
+	int32		unused;
+	uint8		cookie[16];
+	BtColumn   *column;
+	Datum		value;
+	Oid			type;			/* of the operator family */
+	FmgrInfo   *compare;		/* (opcintype, type) */
+} BtPlain;
+
+extern const uint8 *bt_cookie(void);
+extern Datum bt_plain_argument(BtColumn *column, Datum value, Oid type);
+extern bool bt_read_plain(Datum datum, BtPlain *plain);
+extern Datum bt_stored_form(BtColumn *column, Datum value, Size *len);
+extern Datum bt_seal(BtColumn *column, CmekDek *dek, Datum stored, Size len);
+extern bool bt_try_open(BtColumn *column, Datum sealed, char *room, Size size,
+						Datum *value);
+extern Datum bt_open(BtColumn *column, Datum sealed, BtBuffer *buffer,
+					 void **allocated);
+extern void bt_report_damaged(BtIndex *index);
+extern void bt_seal_values(BtActivity *activity, Datum *values, bool *isnull,
+						   Datum *plain, Datum *sealed);
+
+/* ---------- compare.c, sort.c: what nbtree calls ---------- */
+extern int32 bt_compare(FmgrInfo *flinfo, Datum a, Datum b);
+extern int32 bt_compare_in(BtColumn *column, Datum a, Datum b);
+
+/* ---------- scankey.c ---------- */
+extern ScanKey bt_convert_keys(BtIndex *index, ScanKey keys, int nkeys);
+
+/* ---------- tid.c: permuted TIDs ---------- */
+#define BT_TID_BATCH 8
+
+extern void bt_hide_tid(BtIndex *index, ItemPointer tid);
+extern void bt_show_tid(BtIndex *index, ItemPointer tid);
+extern void bt_show_tids(BtIndex *index, ItemPointerData *tids, int n);
+
+/* A table whose index functions take permuted TIDs */
+typedef struct BtHeap
+{
+	RelationData rel;			/* must be first */
+	TableAmRoutine routine;
+	Relation	real;
+	Relation	real_index;
+	BtIndex    *index;
+} BtHeap;
+
+extern Relation bt_heap_begin(BtHeap *heap, Relation real, Relation real_index,
+							  BtIndex *index);
+
+/* ---------- write.c, build.c, vacuum.c, scan.c ---------- */
+extern bool bt_insert(Relation index, Datum *values, bool *isnull,
+					  ItemPointer tid, Relation heap, IndexUniqueCheck unique,
+					  bool unchanged, struct IndexInfo *info);
+extern IndexBuildResult *bt_build(Relation heap, Relation index,
+								  struct IndexInfo *info);
+extern void bt_buildempty(Relation index);
+extern bool bt_hides_tids(Relation index);
+extern bytea *bt_options(Datum reloptions, bool validate);
+extern void bt_build_init(void);
+extern IndexBulkDeleteResult *bt_bulkdelete(IndexVacuumInfo *info,
+											IndexBulkDeleteResult *stats,
+											IndexBulkDeleteCallback callback,
+											void *state);
+extern IndexBulkDeleteResult *bt_vacuumcleanup(IndexVacuumInfo *info,
+											   IndexBulkDeleteResult *stats);
+extern void bt_scan_set_callbacks(IndexAmRoutine *am);
+extern IndexTuple bt_scan_entry(IndexScanDesc scan);
+extern IndexTuple bt_open_tuple(BtIndex *index, TupleDesc desc,
+								IndexTuple sealed);
+
+/* ---------- verify.c ---------- */
+extern void bt_verify_init(void);
+
+/* handler.c: is it one of ours? */
+extern bool bt_is_sealed_index(Relation index);
+
+#endif							/* CMEK_BTREE_INTERNAL_H */
