@@ -38,6 +38,7 @@ typedef enum CmekLockId
 	CMEK_LOCK_CACHE,
 	CMEK_LOCK_PROGRESS,
 	CMEK_LOCK_EVERYWHERE,		/* taken before the board's */
+	CMEK_LOCK_EVENTS,			/* nothing is taken under it */
 	CMEK_NUM_LOCKS
 } CmekLockId;
 
@@ -213,6 +214,7 @@ extern void cmek_board_wait_space(TimestampTz deadline);
 extern void cmek_board_leave(int slot);
 extern bool cmek_board_has_workers(void);
 extern void cmek_board_prove(const CmekDueProof *due);
+extern bool cmek_board_post(const CmekKeyRequest *what);
 extern void cmek_board_attach(int worker, Latch *latch);
 extern void cmek_board_detach(int worker);
 extern int	cmek_board_take(int worker);
@@ -362,6 +364,11 @@ extern void cmek_stat_add(CmekStat stat, uint64 n);
 extern Size cmek_progress_shmem_size(void);
 extern void cmek_progress_shmem_init(void);
 extern void cmek_progress_init(void);
+
+/* visits.c: the keeper sends visitors to databases */
+extern Size cmek_visits_shmem_size(void);
+extern void cmek_visits_shmem_init(void);
+extern void cmek_visits_run(TimestampTz now);
 
 /* stop.c */
 extern void cmek_stop_init(void);

@@ -18,7 +18,9 @@
 #include "utils/memutils.h"
 
 #include "compat.h"
+#include "keys/events.h"
 #include "keys/internal.h"
+#include "keys/watch.h"
 
 /* What a person can do about an answer. */
 static const char *
@@ -69,6 +71,7 @@ report_unavailable(Oid relid, const CmekKeyRequest *what,
 	const char *since = reply->since == 0 ? "" :
 		psprintf(" Inaccessible since %s.", timestamptz_to_str(reply->since));
 
+	cmek_event_failing(reply->code, reply->message);
 	if (reply->klass == CMEK_KMS_CORRUPT)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
@@ -234,6 +237,31 @@ cmek_table_key_open(const CmekTableKeyRow *row, uint8 *key, CmekLease *lease)
 
 	if (!fetch_key(what, key, lease, reply))
 		report_unopened(row->relid, what, reply);
+}
+
+/* See watch.h. */
+bool
+cmek_watch_probe(Oid server, Oid relid)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+												  "cmek probe",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	CmekBinding *binding = cmek_catalog_read(relid);
+	bool		ok = true;
+
+	if (binding != NULL)
+		ok = cmek_board_post(new_unwrap(server, &binding->table_key));
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+	return ok;
+}
+
+/* See watch.h. */
+int
+cmek_watch_period(void)
+{
+	return cmek_key_cache_ttl;
 }
 
 /*
