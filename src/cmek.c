@@ -20,6 +20,7 @@
 #include "heap/heap.h"
 #include "keys/keys.h"
 #include "kms/kms.h"
+#include "lifecycle/lifecycle.h"
 
 PG_MODULE_MAGIC;
 
@@ -33,6 +34,7 @@ _PG_init(void)
 	cmek_keys_init();
 	cmek_heap_init();
 	cmek_ddl_init();
+	cmek_lifecycle_init();
 
 	MarkGUCPrefixReserved("cmek");
 }

@@ -122,6 +122,12 @@ typedef struct CmekFileWrapAad
 	uint8		uuid[CMEK_UUID_LEN];
 } CmekFileWrapAad;
 
+/*
+ * In the place of a wrapped table key: the wish for a key derived from the
+ * service key.  This text, then a label that says what for.
+ */
+#define CMEK_DERIVE_PREFIX "cmek derived key 1: "
+
 StaticAssertDecl(CMEK_ROW_CLEAR == 18, "the MVCC part of a tuple header is 18 bytes");
 StaticAssertDecl(CMEK_ROW_HOFF == 24, "a sealed row has 24 bytes of header");
 StaticAssertDecl(sizeof(CmekSealedHeader) == 16, "sealed header");

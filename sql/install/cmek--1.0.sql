@@ -69,6 +69,59 @@ CREATE TABLE cmek.data_key_seals (
 ) USING heap;
 REVOKE ALL ON cmek.data_key_seals FROM PUBLIC;
 
+-- What is known of the KMS keys that tables are bound to; the sums are of
+-- observed inaccessible time.  Written by the visitor alone, as all below.
+CREATE TABLE cmek.key_watch (
+	server		name NOT NULL PRIMARY KEY,
+	class		text NOT NULL,		-- of the KMS's last answer
+	code		text NOT NULL,
+	reason		text NOT NULL,
+	since		timestamptz NOT NULL,
+	last_ok		timestamptz,
+	denied_ms	int8 NOT NULL,
+	unreachable_ms int8 NOT NULL,
+	warned_at	timestamptz,
+	drop_at		timestamptz
+) USING heap;
+REVOKE ALL ON cmek.key_watch FROM PUBLIC;
+
+-- The audit trail: a chain of MACs.  Ids have no gaps.
+CREATE TABLE cmek.key_event (
+	id			int8 NOT NULL PRIMARY KEY,
+	at			timestamptz NOT NULL,
+	event		text NOT NULL,
+	outcome		text,
+	key			text,
+	"table"		text,
+	role		text,
+	code		text,
+	detail		text,
+	drop_at		timestamptz,
+	relid		oid NOT NULL,
+	mac			bytea NOT NULL
+) USING heap;
+REVOKE ALL ON cmek.key_event FROM PUBLIC;
+
+-- Its end, and when that was last published
+CREATE TABLE cmek.audit_head (
+	singleton	bool NOT NULL PRIMARY KEY CHECK (singleton),
+	id			int8 NOT NULL,
+	mac			bytea NOT NULL,
+	anchored_at	timestamptz NOT NULL
+) USING heap;
+REVOKE ALL ON cmek.audit_head FROM PUBLIC;
+
+-- What is still to be posted to cmek.notify_url
+CREATE TABLE cmek.notification (
+	id			int8 NOT NULL GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	created_at	timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	attempts	int4 NOT NULL DEFAULT 0,
+	next_try	timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	last_error	text,
+	body		text NOT NULL
+) USING heap;
+REVOKE ALL ON cmek.notification FROM PUBLIC;
+
 -- ---------------------------------------------------------------------
 -- KMS keys are servers of these wrappers
 -- ---------------------------------------------------------------------
@@ -166,11 +219,15 @@ CREATE FUNCTION cmek.suspended_everywhere(
 CREATE VIEW cmek.key_states AS
 	SELECT s.oid AS server, s.srvname,
 		   CASE WHEN x.since IS NULL THEN coalesce(st.state, 'unknown') ELSE 'suspended' END AS state,
-		   coalesce(x.since, st.since) AS since, st.last_ok,
+		   coalesce(x.since, st.since) AS since, coalesce(st.last_ok, w.last_ok) AS last_ok,
 		   CASE WHEN x.since IS NULL THEN st.code ELSE 'Suspended' END AS code,
-		   coalesce(x.reason, st.reason) AS reason
+		   coalesce(x.reason, st.reason) AS reason,
+		   CASE WHEN st.state = 'inaccessible' THEN w.denied_ms * interval '1 ms' END AS denied_for,
+		   CASE WHEN st.state = 'inaccessible' THEN w.unreachable_ms * interval '1 ms' END AS unreachable_for,
+		   CASE WHEN st.state = 'inaccessible' THEN w.drop_at END AS drop_at
 	FROM pg_catalog.pg_foreign_server s
 	LEFT JOIN cmek.server_state() st ON st.server = s.oid
+	LEFT JOIN cmek.key_watch w ON w.server = s.srvname
 	LEFT JOIN (SELECT DISTINCT ON (u.server) u.*
 			   FROM (SELECT k.server, k.since,
 							'suspended in this database by role "' || k.suspended_by || '"' AS reason
@@ -187,6 +244,7 @@ CREATE VIEW cmek.keys WITH (security_barrier) AS
 	SELECT s.srvname AS name, w.fdwname AS provider,
 		   pg_catalog.pg_get_userbyid(s.srvowner) AS owner,
 		   st.state, st.since, st.last_ok, st.code, st.reason,
+		   st.denied_for, st.unreachable_for, st.drop_at,
 		   (SELECT pg_catalog.count(*) FROM cmek.bindings b
 			JOIN pg_catalog.pg_class c ON c.oid = b.relid
 			WHERE b.server = s.srvname AND c.relkind IN ('r', 'm')) AS tables
@@ -398,3 +456,29 @@ CREATE VIEW cmek.reseal_progress WITH (security_barrier) AS
 					 WHERE datname = pg_catalog.current_database())
 	  AND pg_catalog.pg_has_role(c.relowner, 'USAGE');
 GRANT SELECT ON cmek.reseal_progress TO PUBLIC;
+
+-- ---------------------------------------------------------------------
+-- The audit trail
+-- ---------------------------------------------------------------------
+
+-- Events of the caller's tables and of KMS keys that the caller may use; all
+-- of them for members of pg_monitor
+CREATE VIEW cmek.key_events WITH (security_barrier) AS
+	SELECT e.id, e.at, e.event, e.outcome, e.key, e."table", e.role, e.code,
+		   e.detail, e.drop_at
+	FROM cmek.key_event e
+	WHERE pg_catalog.pg_has_role('pg_monitor', 'USAGE')
+	   OR EXISTS (SELECT 1 FROM pg_catalog.pg_class c
+				  WHERE c.oid = e.relid AND pg_catalog.pg_has_role(c.relowner, 'USAGE'))
+	   OR e.relid = 0 AND EXISTS (SELECT 1 FROM pg_catalog.pg_foreign_server s
+				  WHERE s.srvname = e.key AND pg_catalog.has_server_privilege(s.oid, 'USAGE'));
+GRANT SELECT ON cmek.key_events TO PUBLIC;
+
+CREATE FUNCTION cmek.verify_events(anchor text DEFAULT NULL,
+	OUT id int8, OUT problem text) RETURNS SETOF record
+	LANGUAGE C VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'cmek_verify_events';
+REVOKE ALL ON FUNCTION cmek.verify_events(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION cmek.verify_events(text) TO pg_monitor;
+COMMENT ON FUNCTION cmek.verify_events(text) IS
+	'cmek: the first event that breaks the audit chain; no row when it is whole';

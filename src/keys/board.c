@@ -205,7 +205,7 @@ cmek_board_enter(const CmekKeyRequest *what, int *slot, CmekReply *reply)
 	}
 	server = cmek_server_enter(what);
 	if (cmek_server_is_suspended(server, reply) ||
-		cmek_server_remembers(server, what, reply))
+		(!what->fresh && cmek_server_remembers(server, what, reply)))
 		result = CMEK_BOARD_REMEMBERED;
 	else if ((*slot = find_equal(what)) >= 0)
 		board->slots[*slot].waiters++;

@@ -213,6 +213,18 @@ cmek_eventqueue_release(Oid database, uint64 upto)
 
 /* See events.h. */
 void
+cmek_eventqueue_told(Oid database, uint64 upto)
+{
+	lock_queue(LW_EXCLUSIVE);
+	for (int i = 0; i < QUEUE_PLACES; i++)
+		if (queue->taken[i] && queue->events[i].database == database &&
+			queue->events[i].seq <= upto)
+			queue->events[i].told = true;
+	unlock_queue();
+}
+
+/* See events.h. */
+void
 cmek_eventqueue_stall(bool stalled)
 {
 	lock_queue(LW_EXCLUSIVE);

@@ -62,6 +62,7 @@ typedef struct CmekEvent
 	char		code[CMEK_KMS_MAX_CODE];
 	char		detail[CMEK_KMS_MAX_MESSAGE];
 	TimestampTz drop_at;		/* of the key's tables; 0: not foreseen */
+	bool		told;			/* people know, though it is not written yet */
 } CmekEvent;
 
 /* ----------
@@ -104,6 +105,8 @@ extern int	cmek_eventqueue_read(Oid database, uint64 after, CmekEvent *events,
 								 int max);
 /* Events up to this one are written down: forget them */
 extern void cmek_eventqueue_release(Oid database, uint64 upto);
+/* People know of events up to this one */
+extern void cmek_eventqueue_told(Oid database, uint64 upto);
 /* Nobody writes events for the moment: do not wait for room */
 extern void cmek_eventqueue_stall(bool stalled);
 extern int	cmek_eventqueue_count(void);
@@ -115,6 +118,14 @@ extern void cmek_eventqueue_wake(void);
  * What a visitor of a database tells the keeper (visits.c)
  * ----------
  */
-extern void cmek_visit_report(Oid database, bool has_cmek, TimestampTz next);
+typedef struct CmekVisitReport
+{
+	Oid			database;
+	bool		has_cmek;		/* else come when there is an event */
+	bool		stuck;			/* events are left: do not come for them yet */
+	TimestampTz next;			/* come then in any case */
+} CmekVisitReport;
+
+extern void cmek_visit_report(const CmekVisitReport *report);
 
 #endif							/* CMEK_EVENTS_H */

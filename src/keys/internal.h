@@ -68,6 +68,7 @@ typedef struct CmekKeyRequest
 	char		version[CMEK_KMS_MAX_KEY_ID];	/* expected; "" when unknown */
 	uint32		blob_len;
 	uint8		blob[CMEK_KMS_MAX_BLOB];
+	bool		fresh;			/* no answer of a moment ago will do */
 	uint64		config_hash;
 	CmekKmsConfig config;
 } CmekKeyRequest;
@@ -302,6 +303,12 @@ extern bool cmek_table_key_try_open(const CmekTableKeyRow *row, uint8 *key,
 									CmekLease *lease);
 extern void cmek_table_key_generate(Oid relid, Oid serverid, int32 version,
 									CmekTableKeyRow *row, uint8 *key);
+/* A request in secret memory of the current context */
+extern CmekKeyRequest *cmek_new_key_request(CmekOperation op, Oid serverid,
+											const uint8 *uuid);
+/* Its key, out of the cache or from a KMS; false with the reason */
+extern bool cmek_fetch_key(const CmekKeyRequest *what, uint8 *key,
+						   CmekLease *lease, CmekReply *reply);
 extern void cmek_dek_wrap(CmekDataKeyRow *row, const uint8 *table_key_id,
 						  CmekAead *table_key, const uint8 *dek);
 extern void cmek_dek_unwrap(const CmekDataKeyRow *row,

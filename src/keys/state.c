@@ -323,6 +323,8 @@ remember_failure(ServerEntry *entry, const CmekKeyRequest *what,
 
 	if (failure_covers(failure, what))
 		delay = Min(failure->delay_ms * 2, BACKOFF_LAST_MS);
+	/* a key that is back works again within a probe's time */
+	delay = Min(delay, cmek_key_cache_ttl * 1000);
 	failure->active = true;
 	failure->op = what->op;
 	memcpy(failure->uuid, what->uuid, CMEK_UUID_LEN);

@@ -35,20 +35,12 @@
 #include "keys/internal.h"
 
 /* How soon a visit that failed is repeated, and databases are looked for */
-#define RETRY_MS 10000
+#define RETRY_MS 5000
 #define LIST_EVERY_MS 60000
 #define NEVER DT_NOEND
 
 /* datconnlimit of a database whose DROP was interrupted (pg_database.h) */
 #define INVALID_DATABASE (-2)
-
-/* What the visitor leaves */
-typedef struct VisitReport
-{
-	Oid			database;		/* of the last report */
-	bool		has_cmek;
-	TimestampTz next;			/* when the next visit is due */
-} VisitReport;
 
 typedef struct VisitedDatabase
 {
@@ -58,7 +50,7 @@ typedef struct VisitedDatabase
 	TimestampTz blocked_until;	/* a visit has failed */
 } VisitedDatabase;
 
-static VisitReport *report = NULL;
+static CmekVisitReport *last_report = NULL;
 
 /* The keeper's own */
 static List *databases = NIL;
@@ -70,7 +62,7 @@ static bool complained = false;
 Size
 cmek_visits_shmem_size(void)
 {
-	return sizeof(VisitReport);
+	return sizeof(CmekVisitReport);
 }
 
 /* Find or make the place for reports. */
@@ -79,19 +71,17 @@ cmek_visits_shmem_init(void)
 {
 	bool		found;
 
-	report = ShmemInitStruct("cmek visits", sizeof(VisitReport), &found);
+	last_report = ShmemInitStruct("cmek visits", sizeof(CmekVisitReport), &found);
 	if (!found)
-		memset(report, 0, sizeof(VisitReport));
+		memset(last_report, 0, sizeof(CmekVisitReport));
 }
 
 /* See events.h. */
 void
-cmek_visit_report(Oid database, bool has_cmek, TimestampTz next)
+cmek_visit_report(const CmekVisitReport *report)
 {
 	LWLockAcquire(cmek_lock(CMEK_LOCK_EVENTS), LW_EXCLUSIVE);
-	report->database = database;
-	report->has_cmek = has_cmek;
-	report->next = next;
+	*last_report = *report;
 	LWLockRelease(cmek_lock(CMEK_LOCK_EVENTS));
 }
 
@@ -185,13 +175,15 @@ static void
 end_visit(TimestampTz now)
 {
 	VisitedDatabase *db = find_database(visited);
+	CmekVisitReport report;
 
 	LWLockAcquire(cmek_lock(CMEK_LOCK_EVENTS), LW_SHARED);
-	if (report->database != visited)
-		db->blocked_until = TimestampTzPlusMilliseconds(now, RETRY_MS);
-	else
-		db->due = report->has_cmek ? report->next : NEVER;
+	report = *last_report;
 	LWLockRelease(cmek_lock(CMEK_LOCK_EVENTS));
+	if (report.database != visited || report.stuck)
+		db->blocked_until = TimestampTzPlusMilliseconds(now, RETRY_MS);
+	if (report.database == visited)
+		db->due = report.has_cmek ? report.next : NEVER;
 	visited = InvalidOid;
 	visitor = NULL;
 }
@@ -215,6 +207,7 @@ visit_running(TimestampTz now)
 static void
 send_visitor(VisitedDatabase *db, TimestampTz now)
 {
+	static const CmekVisitReport none = {InvalidOid, false, false, 0};
 	BackgroundWorker worker = {0};
 	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
 
@@ -228,7 +221,7 @@ send_visitor(VisitedDatabase *db, TimestampTz now)
 	worker.bgw_restart_time = BGW_NEVER_RESTART;
 	worker.bgw_main_arg = ObjectIdGetDatum(db->database);
 	worker.bgw_notify_pid = MyProcPid;
-	cmek_visit_report(InvalidOid, false, 0);
+	cmek_visit_report(&none);
 	if (RegisterDynamicBackgroundWorker(&worker, &visitor))
 	{
 		visited = db->database;

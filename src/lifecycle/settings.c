@@ -1,0 +1,111 @@
+/*-------------------------------------------------------------------------
+ *
+ * settings.c
+ *	  The settings of this folder.
+ *
+ * Durations that can be switched off are text: "off", or an integer with one
+ * of PostgreSQL's units of time (without a unit: seconds).  They are parsed
+ * when they are read: nothing is initialised in an assign hook.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/guc.h"
+
+#include "compat.h"
+#include "lifecycle/internal.h"
+
+static char *drop_after = NULL;
+bool		cmek_drop_on_unreachable = false;
+int			cmek_audit_anchor_interval = 3600;
+char	   *cmek_notify_url = NULL;
+char	   *cmek_notify_secret_file = NULL;
+
+/* Seconds of a duration; -1 for "off"; false when it is neither. */
+static bool
+parse_duration(const char *text, int *seconds)
+{
+	const char *hint;
+
+	if (pg_strcasecmp(text, "off") == 0)
+	{
+		*seconds = -1;
+		return true;
+	}
+	return parse_int(text, seconds, GUC_UNIT_S, &hint) && *seconds > 0;
+}
+
+/* Check a setting that is a duration or "off". */
+static bool
+check_duration(char **newval, void **extra, GucSource source)
+{
+	int			seconds;
+
+	if (parse_duration(*newval, &seconds))
+		return true;
+	GUC_check_errdetail("It is \"off\" or a duration, for example \"7d\".");
+	return false;
+}
+
+/* See internal.h. */
+int
+cmek_drop_after_seconds(void)
+{
+	int			seconds = -1;
+
+	(void) parse_duration(drop_after, &seconds);
+	return seconds;
+}
+
+/* A URL is not set, or https, or http to this machine. */
+static bool
+check_url(char **newval, void **extra, GucSource source)
+{
+	if (**newval == '\0' || strncmp(*newval, "https://", 8) == 0 ||
+		strncmp(*newval, "http://127.0.0.1", 16) == 0 ||
+		strncmp(*newval, "http://localhost", 16) == 0)
+		return true;
+	GUC_check_errdetail("It must begin with \"https://\".");
+	return false;
+}
+
+void
+cmek_lifecycle_settings_init(void)
+{
+	DefineCustomStringVariable("cmek.drop_after",
+							   "Observed inaccessible time of a KMS key after which its tables are snapshotted and dropped.",
+							   "\"off\": never.",
+							   &drop_after,
+							   "7d",
+							   PGC_SIGHUP, 0,
+							   check_duration, NULL, NULL);
+	DefineCustomBoolVariable("cmek.drop_on_unreachable",
+							 "Whether time counts during which the KMS did not answer.",
+							 NULL,
+							 &cmek_drop_on_unreachable,
+							 false,
+							 PGC_SIGHUP, 0,
+							 NULL, NULL, NULL);
+	DefineCustomIntVariable("cmek.audit_anchor_interval",
+							"How often the head of the audit chain is published.",
+							"0: never.",
+							&cmek_audit_anchor_interval,
+							3600, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_S,
+							NULL, NULL, NULL);
+	DefineCustomStringVariable("cmek.notify_url",
+							   "Where events of keys are posted to.",
+							   "Empty: nowhere.",
+							   &cmek_notify_url,
+							   "",
+							   PGC_SIGHUP, GUC_SUPERUSER_ONLY,
+							   check_url, NULL, NULL);
+	DefineCustomStringVariable("cmek.notify_secret_file",
+							   "File with the secret that signs what is posted to cmek.notify_url.",
+							   NULL,
+							   &cmek_notify_secret_file,
+							   "",
+							   PGC_SIGHUP, GUC_SUPERUSER_ONLY,
+							   NULL, NULL, NULL);
+}
