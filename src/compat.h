@@ -141,7 +141,10 @@ typedef bool CmekUpdateIndexes;
 #endif
 #if PG_VERSION_NUM >= 180000
 #define cmek_b64_decode(src, len, dst, max) pg_b64_decode(src, len, dst, max)
+#define cmek_b64_encode(src, len, dst, max) pg_b64_encode(src, len, dst, max)
 #else
+#define cmek_b64_encode(src, len, dst, max) \
+	pg_b64_encode((const char *) (src), len, dst, max)
 #define cmek_b64_decode(src, len, dst, max) \
 	pg_b64_decode(src, len, (char *) (dst), max)
 #endif
@@ -149,6 +152,13 @@ typedef bool CmekUpdateIndexes;
 #define cmek_wait_event(name) WaitEventExtensionNew(name)
 #else
 #define cmek_wait_event(name) PG_WAIT_EXTENSION
+#endif
+
+/* kms/: 17 lets a resource owner own a set of wait events; ours is freed by hand */
+#if PG_VERSION_NUM >= 170000
+#define cmek_create_wait_event_set(n) CreateWaitEventSet(NULL, n)
+#else
+#define cmek_create_wait_event_set(n) CreateWaitEventSet(CurrentMemoryContext, n)
 #endif
 
 #endif							/* CMEK_COMPAT_H */

@@ -128,6 +128,31 @@ typedef struct CmekFileWrapAad
  */
 #define CMEK_DERIVE_PREFIX "cmek derived key 1: "
 
+/*
+ * KMSs that take associated data get this text for it, which binds a wrapped
+ * table key to its uuid; they write it into their audit logs.
+ */
+#define CMEK_KMS_AAD_PREFIX "cmek table key "
+#define CMEK_KMS_AAD_LEN (15 + 36)
+
+/*
+ * A secret option of a user mapping, in the catalog:
+ *
+ *	 cmek-sealed:1:<fingerprint of the service key>:<base64>
+ *
+ * where the base64 is nonce | secret | tag under a key derived from the service
+ * key by HKDF-Expand (RFC 5869) with CMEK_OPTION_DOMAIN as its info.
+ */
+#define CMEK_SEALED_OPTION_PREFIX "cmek-sealed:1:"
+#define CMEK_OPTION_DOMAIN "cmek user mapping option 1"
+
+typedef struct CmekOptionAad
+{
+	char		domain[32];		/* CMEK_OPTION_DOMAIN, then zeros */
+	char		provider[NAMEDATALEN];	/* then zeros */
+	char		option[NAMEDATALEN];	/* then zeros */
+} CmekOptionAad;
+
 StaticAssertDecl(CMEK_ROW_CLEAR == 18, "the MVCC part of a tuple header is 18 bytes");
 StaticAssertDecl(CMEK_ROW_HOFF == 24, "a sealed row has 24 bytes of header");
 StaticAssertDecl(sizeof(CmekSealedHeader) == 16, "sealed header");
@@ -138,5 +163,6 @@ StaticAssertDecl(sizeof(CmekWrapAad) == 40, "wrap AAD has no padding");
 
 StaticAssertDecl(sizeof(CmekChainAad) == 96, "chain AAD has no padding");
 StaticAssertDecl(sizeof(CmekFileWrapAad) == 48, "file wrap AAD has no padding");
+StaticAssertDecl(sizeof(CmekOptionAad) == 32 + 2 * NAMEDATALEN, "option AAD has no padding");
 
 #endif							/* CMEK_FORMAT_H */

@@ -482,3 +482,30 @@ REVOKE ALL ON FUNCTION cmek.verify_events(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION cmek.verify_events(text) TO pg_monitor;
 COMMENT ON FUNCTION cmek.verify_events(text) IS
 	'cmek: the first event that breaks the audit chain; no row when it is whole';
+
+-- ---------------------------------------------------------------------
+-- KMS keys at cloud providers, and their proof
+-- ---------------------------------------------------------------------
+
+CREATE FUNCTION cmek.gcp_validator(options text[], catalog oid) RETURNS void
+	LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'cmek_gcp_validator';
+REVOKE ALL ON FUNCTION cmek.gcp_validator(text[], oid) FROM PUBLIC;
+CREATE FOREIGN DATA WRAPPER cmek_gcp VALIDATOR cmek.gcp_validator;
+COMMENT ON FOREIGN DATA WRAPPER cmek_gcp IS 'cmek: KMS keys of Google Cloud KMS';
+
+CREATE FUNCTION cmek.vault_validator(options text[], catalog oid) RETURNS void
+	LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'cmek_vault_validator';
+REVOKE ALL ON FUNCTION cmek.vault_validator(text[], oid) FROM PUBLIC;
+CREATE FOREIGN DATA WRAPPER cmek_vault VALIDATOR cmek.vault_validator;
+COMMENT ON FOREIGN DATA WRAPPER cmek_vault IS
+	'cmek: KMS keys of the Transit engine of HashiCorp Vault or OpenBao';
+
+-- Whoever owns the extension hands the use of the wrappers on
+GRANT USAGE ON FOREIGN DATA WRAPPER cmek_gcp, cmek_vault TO @extowner@ WITH GRANT OPTION;
+
+CREATE FUNCTION cmek.check_key(name name, OUT step text, OUT ok bool,
+	OUT code text, OUT detail text, OUT hint text) RETURNS SETOF record
+	LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'cmek_check_key';
+COMMENT ON FUNCTION cmek.check_key(name) IS
+	'cmek: proves step by step that a KMS key can be used, and says what to grant';

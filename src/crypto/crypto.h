@@ -68,6 +68,9 @@ extern const char *cmek_crypto_implementation(void);
 extern void cmek_hmac_sha256(const uint8 *key, Size keylen,
 							 const void *data, Size len, uint8 *out);
 
+/* HKDF-Expand of RFC 5869 with SHA-256, one block: a key out of a key */
+extern void cmek_derive_key(const uint8 *key, const char *info, uint8 *out);
+
 /* Strong random bytes; ERROR when there are none */
 extern void cmek_random(void *out, Size len);
 /* A fresh random UUID (version 4) */

@@ -120,6 +120,7 @@ cmek_bind_new(const CmekClass *cls, const char *key)
 
 	bind_note(CMEK_EVENT_BIND, cls, key);
 	serverid = cmek_bind_server(key);
+	cmek_key_prove(serverid);
 	if (cmek_class_has_rows(cls))
 		cmek_keys_create(cls->relid, serverid);
 	else
@@ -169,6 +170,8 @@ cmek_bind_move(const CmekClass *cls, const char *key)
 	if (old == NULL || strcmp(old, key) != 0)
 		bind_note(old == NULL ? CMEK_EVENT_BIND : CMEK_EVENT_SWITCH, cls, key);
 	serverid = cmek_bind_server(key);
+	if (old == NULL || strcmp(old, key) != 0)
+		cmek_key_prove(serverid);
 	if (!cmek_class_has_rows(cls))
 		cmek_bind_record(cls->relid, serverid);
 	else if (!cmek_table_is_bound(cls->relid))

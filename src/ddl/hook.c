@@ -54,9 +54,9 @@ hook_before(CmekStatement *s, Node *node)
 			cmek_server_rename_before(s, (RenameStmt *) node);
 			break;
 		case T_CreateUserMappingStmt:
-			cmek_server_mapping_before(((CreateUserMappingStmt *) node)->servername,
-									   ((CreateUserMappingStmt *) node)->user);
-			break;
+			return cmek_mapping_create_before((CreateUserMappingStmt *) node);
+		case T_AlterUserMappingStmt:
+			return cmek_mapping_alter_before((AlterUserMappingStmt *) node);
 		case T_DropStmt:
 			cmek_drop_before(s, (DropStmt *) node);
 			break;

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * server.c
- *	  Foreign servers as KMS keys: ALTER SERVER, its RENAME, user mappings.
+ *	  Foreign servers as KMS keys: ALTER SERVER and its RENAME.
  *
  * While tables are bound to a key its identity stays: the options that name
  * the key at the KMS cannot change, or a table key wrapped by one KMS key
@@ -29,8 +29,8 @@
 #include "kms/kms.h"
 
 /* The provider of a server's wrapper; NULL when the wrapper is not ours */
-static const CmekKmsProvider *
-server_provider(Oid serverid)
+const CmekKmsProvider *
+cmek_server_provider(Oid serverid)
 {
 	ForeignServer *server = GetForeignServerExtended(serverid, FSV_MISSING_OK);
 	ForeignDataWrapper *fdw;
@@ -51,7 +51,7 @@ server_provider(Oid serverid)
 bool
 cmek_server_is_key(Oid serverid)
 {
-	return OidIsValid(serverid) && server_provider(serverid) != NULL;
+	return OidIsValid(serverid) && cmek_server_provider(serverid) != NULL;
 }
 
 /*
@@ -126,7 +126,7 @@ cmek_server_alter_before(AlterForeignServerStmt *stmt)
 	if (!OidIsValid(serverid) ||
 		!cmek_server_ownercheck(serverid, GetUserId()))
 		return;
-	provider = server_provider(serverid);
+	provider = cmek_server_provider(serverid);
 	if (provider == NULL)
 		return;
 	cmek_event_note(CMEK_EVENT_ALTER, stmt->servername, InvalidOid, NULL);
@@ -179,17 +179,4 @@ cmek_server_rename_after(CmekStatement *s)
 	foreach(lc, cmek_label_relations(s->old_name))
 		cmek_label_set(lfirst_oid(lc), new_name);
 	cmek_keys_rename_server(s->old_name, new_name);
-}
-
-/* CREATE USER MAPPING: only the one of PUBLIC is ever read */
-void
-cmek_server_mapping_before(const char *servername, RoleSpec *role)
-{
-	if (role->roletype == ROLESPEC_PUBLIC ||
-		!cmek_server_is_key(get_foreign_server_oid(servername, true)))
-		return;
-	ereport(WARNING,
-			(errcode(ERRCODE_WARNING),
-			 errmsg("only the user mapping for PUBLIC of KMS key \"%s\" is used",
-					servername)));
 }

@@ -128,7 +128,11 @@ extern void cmek_server_create_before(CreateForeignServerStmt *stmt);
 extern void cmek_server_alter_before(AlterForeignServerStmt *stmt);
 extern void cmek_server_rename_before(CmekStatement *s, RenameStmt *stmt);
 extern void cmek_server_rename_after(CmekStatement *s);
-extern void cmek_server_mapping_before(const char *servername, RoleSpec *role);
+extern const struct CmekKmsProvider *cmek_server_provider(Oid serverid);
+
+/* ---- mapping.c ---- */
+extern Node *cmek_mapping_create_before(CreateUserMappingStmt *stmt);
+extern Node *cmek_mapping_alter_before(AlterUserMappingStmt *stmt);
 
 /* ---- drop.c ---- */
 extern void cmek_drop_before(CmekStatement *s, DropStmt *stmt);

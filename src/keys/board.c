@@ -198,14 +198,15 @@ cmek_board_enter(const CmekKeyRequest *what, int *slot, CmekReply *reply)
 
 	lock_board();
 	/* the answer may have come between the caller's look and our lock */
-	if (cmek_cache_fetch(what, NULL, NULL))
+	if (CMEK_OP_IS_OF_KEYS(what->op) && cmek_cache_fetch(what, NULL, NULL))
 	{
 		unlock_board();
 		return CMEK_BOARD_CACHED;
 	}
 	server = cmek_server_enter(what);
-	if (cmek_server_is_suspended(server, reply) ||
-		(!what->fresh && cmek_server_remembers(server, what, reply)))
+	if (CMEK_OP_IS_OF_KEYS(what->op) &&
+		(cmek_server_is_suspended(server, reply) ||
+		 (!what->fresh && cmek_server_remembers(server, what, reply))))
 		result = CMEK_BOARD_REMEMBERED;
 	else if ((*slot = find_equal(what)) >= 0)
 		board->slots[*slot].waiters++;
@@ -544,13 +545,17 @@ void
 cmek_board_finish(int i, CmekKmsAnswer *answer, TimestampTz started)
 {
 	BoardSlot  *slot = &board->slots[i];
-	CmekServerChange change;
+	CmekServerChange change = CMEK_SERVER_SAME;
 	char		name[NAMEDATALEN];
 	Oid			database;
 
 	lock_board();
-	settle_cache(slot, answer, started);
-	change = cmek_server_observe(slot->server, &slot->what, answer, started);
+	if (CMEK_OP_IS_OF_KEYS(slot->what.op))
+	{
+		settle_cache(slot, answer, started);
+		change = cmek_server_observe(slot->server, &slot->what, answer,
+									 started);
+	}
 	cmek_server_stop(slot->server);
 	fill_reply(slot, answer);
 	strlcpy(name, slot->what.server_name, sizeof(name));

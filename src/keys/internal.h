@@ -55,8 +55,13 @@ extern void *cmek_shmem_secret(const char *name, Size size, bool *found);
 typedef enum CmekOperation
 {
 	CMEK_OP_GENERATE,
-	CMEK_OP_UNWRAP
+	CMEK_OP_UNWRAP,
+	CMEK_OP_CHECK,				/* one step of cmek.check_key() */
+	CMEK_OP_SEAL				/* a secret option: the blob */
 } CmekOperation;
+
+/* Does the operation make or open a table key?  Only then cache and state learn of it */
+#define CMEK_OP_IS_OF_KEYS(op) ((op) == CMEK_OP_GENERATE || (op) == CMEK_OP_UNWRAP)
 
 typedef struct CmekKeyRequest
 {
@@ -69,6 +74,8 @@ typedef struct CmekKeyRequest
 	uint32		blob_len;
 	uint8		blob[CMEK_KMS_MAX_BLOB];
 	bool		fresh;			/* no answer of a moment ago will do */
+	CmekKmsStep step;			/* of CMEK_OP_CHECK */
+	char		option[NAMEDATALEN];	/* of CMEK_OP_SEAL */
 	uint64		config_hash;
 	CmekKmsConfig config;
 } CmekKeyRequest;
@@ -222,6 +229,9 @@ extern int	cmek_board_take(int worker);
 extern const CmekKeyRequest *cmek_board_request(int slot);
 extern void cmek_board_finish(int slot, CmekKmsAnswer *answer,
 							  TimestampTz started);
+
+/* check.c: what a person can do about an answer */
+extern const char *cmek_reply_hint(const char *provider, const CmekReply *reply);
 
 /* request.c: ask a worker and wait */
 extern void cmek_request_run(const CmekKeyRequest *what, CmekReply *reply);

@@ -159,6 +159,15 @@ extern void cmek_keys_rotate_table_key(Oid relid);
 extern void cmek_keys_delete(Oid relid);
 /* A server goes: nobody can resume it any more */
 extern void cmek_keys_server_dropped(Oid serverid, const char *name);
+/*
+ * Prove that a KMS key can do all that a table asks of it, before one is bound
+ * to it; KM001 with the step that failed and what to grant.  A session
+ * remembers a proof for cmek.key_cache_ttl.
+ */
+extern void cmek_key_prove(Oid serverid);
+/* A secret option of a user mapping, sealed: the text for the catalog */
+extern char *cmek_secret_seal_option(Oid serverid, const char *option,
+									 const char *secret);
 /* Is a KMS key suspended, in this database or everywhere? */
 extern bool cmek_key_is_suspended(const char *server);
 /*

@@ -23,20 +23,16 @@
 #include "compat.h"
 #include "keys/internal.h"
 
-/* Append one string with its NUL to the flattened options. */
+/* Complain about options that are too long for a request. */
 static void
-append_string(CmekKmsConfig *config, const char *text)
+require_room(bool ok)
 {
-	Size		len = strlen(text) + 1;
-
-	if (config->len + len > CMEK_KMS_MAX_CONFIG)
+	if (!ok)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("the options of a KMS key and its user mapping are too long"),
 				 errdetail("Together they may have %d bytes.",
 						   CMEK_KMS_MAX_CONFIG)));
-	memcpy(config->options + config->len, text, len);
-	config->len += len;
 }
 
 /* Append a list of options. */
@@ -49,8 +45,8 @@ append_options(CmekKmsConfig *config, List *options)
 	{
 		DefElem    *def = (DefElem *) lfirst(lc);
 
-		append_string(config, def->defname);
-		append_string(config, defGetString(def));
+		require_room(cmek_kms_config_add(config, def->defname,
+										 defGetString(def)));
 	}
 }
 
@@ -79,9 +75,10 @@ cmek_server_fill(CmekKeyRequest *what, Oid serverid)
 {
 	ForeignServer *server = GetForeignServer(serverid);
 	ForeignDataWrapper *wrapper = GetForeignDataWrapper(server->fdwid);
+	const CmekKmsProvider *provider = cmek_kms_provider(wrapper->fdwname);
 	CmekKmsConfig *config = &what->config;
 
-	if (cmek_kms_provider(wrapper->fdwname) == NULL)
+	if (provider == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("server \"%s\" is not a KMS key", server->servername),
@@ -89,9 +86,12 @@ cmek_server_fill(CmekKeyRequest *what, Oid serverid)
 
 	memset(config, 0, sizeof(CmekKmsConfig));
 	strlcpy(config->provider, wrapper->fdwname, sizeof(config->provider));
-	config->ambient = cmek_ambient_credentials || superuser_arg(server->owner);
+	config->superuser = superuser_arg(server->owner);
+	config->ambient = cmek_ambient_credentials || config->superuser;
 	append_options(config, server->options);
 	append_public_mapping(config, serverid);
+	require_room(provider->add_settings == NULL ||
+				 provider->add_settings(config));
 
 	what->database = MyDatabaseId;
 	what->server = serverid;

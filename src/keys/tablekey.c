@@ -22,23 +22,6 @@
 #include "keys/internal.h"
 #include "keys/watch.h"
 
-/* What a person can do about an answer. */
-static const char *
-hint_for(const CmekKeyRequest *what, const CmekReply *reply)
-{
-	bool		file = strcmp(what->config.provider, "cmek_file") == 0;
-
-	if (reply->klass == CMEK_KMS_UNREACHABLE)
-		return "Access comes back by itself as soon as the KMS answers; nothing needs a restart.";
-	if (file && reply->klass == CMEK_KMS_DENIED)
-		return "Put the key file back; nothing needs a restart.";
-	if (file)
-		return "Correct the key file, its permissions or the settings that name it; nothing needs a restart.";
-	if (reply->klass == CMEK_KMS_DENIED)
-		return "Enable the key, or allow its use again, at the KMS; nothing needs a restart.";
-	return "Correct the options with ALTER SERVER, or the credentials with ALTER USER MAPPING; nothing needs a restart.";
-}
-
 /* The name of a table for a message. */
 static const char *
 table_name(Oid relid)
@@ -90,7 +73,7 @@ report_unavailable(Oid relid, const CmekKeyRequest *what,
 					   what->config.provider, reply->code,
 					   cmek_kms_class_name(reply->klass), reply->message,
 					   since),
-			 errhint("%s", hint_for(what, reply))));
+			 errhint("%s", cmek_reply_hint(what->config.provider, reply))));
 }
 
 /* A request in secret memory, for it holds credentials. */

@@ -44,6 +44,28 @@ cmek_workers_register(void)
 	}
 }
 
+/* Have the provider do what is asked. */
+static void
+dispatch(const CmekKmsProvider *provider, const CmekKeyRequest *what,
+		 const CmekKmsRequest *req, CmekKmsAnswer *answer)
+{
+	switch (what->op)
+	{
+		case CMEK_OP_GENERATE:
+			provider->generate(req, answer);
+			break;
+		case CMEK_OP_UNWRAP:
+			provider->unwrap(req, answer);
+			break;
+		case CMEK_OP_CHECK:
+			cmek_kms_check(provider, req, what->step, answer);
+			break;
+		case CMEK_OP_SEAL:
+			cmek_secret_seal(req, what->option, answer);
+			break;
+	}
+}
+
 /*
  * Call the provider.  Its time is what the server allows, not the session
  * that asked: else one impatient session made the KMS unreachable for all.
@@ -64,10 +86,10 @@ call_provider(const CmekKeyRequest *what, TimestampTz started,
 	if (provider == NULL)
 		cmek_kms_answer(answer, CMEK_KMS_MISCONFIGURED, "NoProvider",
 						"there is no provider \"%s\"", what->config.provider);
-	else if (what->op == CMEK_OP_GENERATE)
-		provider->generate(&req, answer);
-	else
-		provider->unwrap(&req, answer);
+	else if (what->op == CMEK_OP_SEAL ||
+			 (req.config = cmek_secrets_open(&what->config, req.deadline,
+											 answer)) != NULL)
+		dispatch(provider, what, &req, answer);
 }
 
 /* Report an ERROR thrown by a provider and turn it into an answer. */

@@ -44,6 +44,13 @@ typedef struct FileSource
 	bool		service;		/* the service key */
 } FileSource;
 
+/* Memory for an opened key that is cleansed with the context of the call. */
+static FileKey *
+new_file_key(void)
+{
+	return cmek_secret_alloc_in(CurrentMemoryContext, sizeof(FileKey));
+}
+
 /* Find out where the key of a server comes from. */
 static FileSource
 source_of(const CmekKmsConfig *config)
@@ -171,6 +178,27 @@ open_key(const CmekKmsRequest *req, bool for_wrapping, FileKey *file,
 	return true;
 }
 
+/* See internal.h. */
+bool
+cmek_service_key_open(const char *expected, bool may_make,
+					  TimestampTz deadline, uint8 *key, char *fingerprint,
+					  CmekKmsAnswer *answer)
+{
+	CmekKmsConfig *service = palloc0(sizeof(CmekKmsConfig));
+	FileKey    *file = new_file_key();
+	CmekKmsRequest req = {0};
+
+	/* no option: the service key */
+	req.config = service;
+	req.expected_version = expected;
+	req.deadline = deadline;
+	if (!open_key(&req, may_make, file, answer))
+		return false;
+	memcpy(key, file->key, CMEK_KEY_LEN);
+	strlcpy(fingerprint, file->fingerprint, CMEK_FINGERPRINT_LEN + 1);
+	return true;
+}
+
 /* Fill in what the catalog keeps about the KMS key. */
 static void
 describe_key(const CmekKmsRequest *req, const FileKey *file,
@@ -215,13 +243,6 @@ seal_blob(const CmekKmsRequest *req, const FileKey *file, const uint8 *key,
 	}
 	PG_END_TRY();
 	answer->blob_len = CMEK_WRAPPED_DEK_LEN;
-}
-
-/* Memory for an opened key that is cleansed with the context of the call. */
-static FileKey *
-new_file_key(void)
-{
-	return cmek_secret_alloc_in(CurrentMemoryContext, sizeof(FileKey));
 }
 
 /* A new table key; the service key itself is made here when it is the first. */
@@ -346,6 +367,11 @@ static const CmekKmsOption file_options[] = {
 	{NULL, 0}
 };
 
+static const CmekKmsStep file_steps[] = {
+	CMEK_STEP_KEY, CMEK_STEP_ENCRYPT, CMEK_STEP_DECRYPT, CMEK_STEP_CONTEXT,
+	CMEK_STEP_END
+};
+
 const CmekKmsProvider cmek_file_provider = {
 	.wrapper = "cmek_file",
 	.options = file_options,
@@ -355,4 +381,5 @@ const CmekKmsProvider cmek_file_provider = {
 	.probe = file_describe,
 	.describe = file_describe,
 	.validate = file_validate,
+	.steps = file_steps,
 };

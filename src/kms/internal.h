@@ -13,6 +13,18 @@
 /* file.c */
 extern const CmekKmsProvider cmek_file_provider;
 
+/*
+ * The service key, for what is sealed by a key derived from it.  Made here
+ * when "may_make" and no fingerprint of it is known.  False, with the answer
+ * filled in, when it cannot be had.
+ */
+extern bool cmek_service_key_open(const char *expected, bool may_make,
+								  TimestampTz deadline, uint8 *key,
+								  char *fingerprint, CmekKmsAnswer *answer);
+
+/* aad.c: writes CMEK_KMS_AAD_LEN characters and a NUL */
+extern void cmek_kms_aad(const uint8 *uuid, char *aad);
+
 /* Settings of cmek_file */
 extern char *cmek_service_key_file;
 extern char *cmek_service_key_command;

@@ -70,6 +70,23 @@ cmek_kms_config_get(const CmekKmsConfig *config, const char *name)
 	return NULL;
 }
 
+/* Append an option to a flattened configuration. */
+bool
+cmek_kms_config_add(CmekKmsConfig *config, const char *name,
+					const char *value)
+{
+	Size		namelen = strlen(name) + 1;
+	Size		valuelen = strlen(value) + 1;
+
+	if (namelen > CMEK_KMS_MAX_CONFIG - config->len ||
+		valuelen > CMEK_KMS_MAX_CONFIG - config->len - namelen)
+		return false;
+	memcpy(config->options + config->len, name, namelen);
+	memcpy(config->options + config->len + namelen, value, valuelen);
+	config->len += namelen + valuelen;
+	return true;
+}
+
 /* Fill in the class, the code and the message of an answer. */
 void
 cmek_kms_answer(CmekKmsAnswer *answer, CmekKmsClass klass,

@@ -40,9 +40,12 @@ extern const char *cmek_kms_class_name(CmekKmsClass klass);
 #define CMEK_OPTION_MAPPING		0x02
 /* It names the key: not to be changed while tables are bound to it */
 #define CMEK_OPTION_IDENTITY	0x04
-/* It makes the server read a file or call an address: superusers only */
+/*
+ * It makes the server read a file or call an address: superusers and members
+ * of pg_write_server_files only
+ */
 #define CMEK_OPTION_SUPERUSER	0x08
-/* It is a secret: only in a user mapping, never shown */
+/* It is a secret: only in a user mapping, and sealed there (sealed.c) */
 #define CMEK_OPTION_SECRET		0x10
 #define CMEK_OPTION_REQUIRED	0x20
 
@@ -60,6 +63,7 @@ typedef struct CmekKmsConfig
 {
 	char		provider[NAMEDATALEN];	/* name of the wrapper */
 	bool		ambient;		/* may use the host's own identity */
+	bool		superuser;		/* the server belongs to a superuser */
 	uint32		len;
 	char		options[CMEK_KMS_MAX_CONFIG];
 } CmekKmsConfig;
@@ -67,6 +71,9 @@ typedef struct CmekKmsConfig
 /* The value of an option, NULL when absent */
 extern const char *cmek_kms_config_get(const CmekKmsConfig *config,
 									   const char *name);
+/* Append an option; false when there is no room */
+extern bool cmek_kms_config_add(CmekKmsConfig *config, const char *name,
+								const char *value);
 
 typedef struct CmekKmsAnswer
 {
@@ -98,6 +105,23 @@ typedef struct CmekKmsRequest
 	TimestampTz deadline;
 } CmekKmsRequest;
 
+/*
+ * What cmek.check_key() proves, one call each.  Their order in a provider's
+ * list is the order of proof.
+ */
+typedef enum CmekKmsStep
+{
+	CMEK_STEP_END,				/* of a list */
+	CMEK_STEP_IDENTITY,			/* the KMS knows who we are */
+	CMEK_STEP_KEY,				/* it exists, can wrap, and is enabled */
+	CMEK_STEP_GENERATE,
+	CMEK_STEP_ENCRYPT,
+	CMEK_STEP_DECRYPT,
+	CMEK_STEP_CONTEXT			/* another encryption context is refused */
+} CmekKmsStep;
+
+extern const char *cmek_kms_step_name(CmekKmsStep step);
+
 typedef struct CmekKmsProvider
 {
 	const char *wrapper;		/* name of its foreign-data wrapper */
@@ -112,10 +136,66 @@ typedef struct CmekKmsProvider
 	void		(*describe) (const CmekKmsRequest *req, CmekKmsAnswer *answer);
 	/* optional check of a whole list of options (DefElem); ERROR when bad */
 	void		(*validate) (List *options, Oid catalog);
+	/* what cmek.check_key() proves; ends with CMEK_STEP_END */
+	const CmekKmsStep *steps;
+	/* for CMEK_STEP_IDENTITY: who we are at the KMS, as key_id */
+	void		(*identify) (const CmekKmsRequest *req, CmekKmsAnswer *answer);
+
+	/*
+	 * What to grant when a step was denied: a sentence and a text to paste.
+	 * Pure.  NULL: making a key proves all there is, so binding a table does
+	 * no more.
+	 */
+	void		(*advise) (const CmekKmsConfig *config, CmekKmsStep step,
+						   const CmekKmsAnswer *answer, char *out, Size size);
+
+	/*
+	 * optional, in the backend: append settings of the asking database, which
+	 * a worker cannot see, under names with a dot, which no option has.  False
+	 * when there is no room.
+	 */
+	bool		(*add_settings) (CmekKmsConfig *config);
 } CmekKmsProvider;
 
 /* NULL when there is no such wrapper of ours */
 extern const CmekKmsProvider *cmek_kms_provider(const char *wrapper);
+
+/*
+ * One step of cmek.check_key(), in a KMS worker.  The blob of the answer is
+ * what the steps after it need in their request; when the step failed, it is
+ * the text of what to grant, with its NUL.
+ */
+extern void cmek_kms_check(const CmekKmsProvider *provider,
+						   const CmekKmsRequest *req, CmekKmsStep step,
+						   CmekKmsAnswer *answer);
+
+/* ----------
+ * sealed.c: secret options of user mappings, as they stand in the catalog
+ * ----------
+ */
+#define CMEK_MAX_SECRET (CMEK_KMS_MAX_BLOB - CMEK_AEAD_OVERHEAD)
+
+extern bool cmek_option_is_secret(const CmekKmsProvider *provider,
+								  const char *name);
+/* Sealed already?  ERROR when it begins like it and is not. */
+extern bool cmek_secret_is_sealed(const char *option, const char *text);
+/* The text for the catalog, out of the answer to cmek_secret_seal() */
+extern char *cmek_secret_text(const char *fingerprint, const uint8 *blob,
+							  uint32 len);
+/*
+ * In a KMS worker: seal a secret under the service key.  The answer's blob is
+ * the sealed secret, its key_version the fingerprint of the service key.
+ */
+extern void cmek_secret_seal(const CmekKmsRequest *req, const char *option,
+							 CmekKmsAnswer *answer);
+/*
+ * In a KMS worker: the configuration with its secrets opened, in secret memory
+ * of the current context.  NULL, with the answer filled in, when one cannot be
+ * opened.
+ */
+extern const CmekKmsConfig *cmek_secrets_open(const CmekKmsConfig *config,
+											  TimestampTz deadline,
+											  CmekKmsAnswer *answer);
 
 /* Setting: servers of ordinary users may use the host's own identity */
 extern PGDLLIMPORT bool cmek_ambient_credentials;

@@ -12,12 +12,14 @@
 #include "postgres.h"
 
 #include "access/reloptions.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_foreign_server.h"
 #include "catalog/pg_user_mapping.h"
 #include "commands/defrem.h"
 #include "fmgr.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "utils/acl.h"
 
 #include "compat.h"
 #include "kms/internal.h"
@@ -43,6 +45,15 @@ find_option(const CmekKmsProvider *provider, const char *name)
 		if (strcmp(o->name, name) == 0)
 			return o;
 	return NULL;
+}
+
+/* Is it an option that never stands in the catalog in clear? */
+bool
+cmek_option_is_secret(const CmekKmsProvider *provider, const char *name)
+{
+	const CmekKmsOption *option = find_option(provider, name);
+
+	return option != NULL && (option->flags & CMEK_OPTION_SECRET) != 0;
 }
 
 /* Complain about an option that cannot stand here, naming those that can. */
@@ -71,6 +82,29 @@ reject_option(const CmekKmsProvider *provider, const char *name, int place)
 			 errhint("There are no valid options in this context.")));
 }
 
+/* May the caller make the server read files and call addresses? */
+static bool
+may_reach_out(void)
+{
+	return superuser() ||
+		has_privs_of_role(GetUserId(), ROLE_PG_WRITE_SERVER_FILES);
+}
+
+/*
+ * A secret was sealed by the utility hook before it comes here; if not, there
+ * is no hook, and the catalog would show it.
+ */
+static void
+check_sealed(const DefElem *def)
+{
+	if (!cmek_secret_is_sealed(def->defname, defGetString((DefElem *) def)))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("option \"%s\" is a secret and cannot be stored in clear",
+						def->defname),
+				 errhint("Set shared_preload_libraries = 'cmek' and restart the server: then it is sealed.")));
+}
+
 /* Check the name, the value and the caller's right to set one option. */
 static void
 check_option(const CmekKmsProvider *provider, DefElem *def, int place)
@@ -79,15 +113,17 @@ check_option(const CmekKmsProvider *provider, DefElem *def, int place)
 
 	if (option == NULL || (option->flags & place) == 0)
 		reject_option(provider, def->defname, place);
-	if ((option->flags & CMEK_OPTION_SUPERUSER) && !superuser())
+	if ((option->flags & CMEK_OPTION_SUPERUSER) && !may_reach_out())
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied to set option \"%s\"", def->defname),
-				 errdetail("Only superusers may set or keep this option, because it makes the server read a file or call an address.")));
+				 errdetail("Only superusers and members of pg_write_server_files may set or keep this option, because it makes the server read a file or call an address.")));
 	if (*defGetString(def) == '\0')
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
 				 errmsg("option \"%s\" must not be empty", def->defname)));
+	if (option->flags & CMEK_OPTION_SECRET)
+		check_sealed(def);
 }
 
 /* Complain when an option without which the provider cannot work is absent. */

@@ -1,0 +1,81 @@
+/*-------------------------------------------------------------------------
+ *
+ * retry.c
+ *	  Trying again what a KMS did not answer.
+ *
+ * Waits are jittered ("full jitter" over the upper half), so that the workers
+ * of many servers do not come back together; they end with the deadline, and
+ * at once when the worker has to go.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "common/pg_prng.h"
+#include "miscadmin.h"
+#include "postmaster/interrupt.h"
+#include "storage/latch.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+#include "kms/http.h"
+
+#define FIRST_DELAY_MS 100
+#define LAST_DELAY_MS 2000
+#define MAX_ATTEMPTS 8
+
+/* Wait until a time; false when the worker has to go. */
+static bool
+wait_until(TimestampTz until)
+{
+	for (;;)
+	{
+		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+														   until);
+
+		if (ShutdownRequestPending)
+			return false;
+		if (left <= 0)
+			return true;
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 left, cmek_wait_event("CmekKmsRetry"));
+		ResetLatch(MyLatch);
+	}
+}
+
+/* Make attempts until one settles it: see http.h. */
+void
+cmek_kms_with_retries(TimestampTz deadline, CmekKmsAttempt attempt, void *arg,
+					  CmekKmsAnswer *answer)
+{
+	int			delay = FIRST_DELAY_MS;
+
+	for (int i = 1;; i++)
+	{
+		int			asked = attempt(arg, answer);
+		int			wait = delay / 2 +
+			(int) pg_prng_uint64_range(&pg_global_prng_state, 0, delay / 2);
+		TimestampTz until;
+
+		if (answer->klass != CMEK_KMS_UNREACHABLE || asked < 0 ||
+			i == MAX_ATTEMPTS)
+			return;
+		until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+											Max(asked, wait));
+		if (until >= deadline || !wait_until(until))
+			return;
+		delay = Min(2 * delay, LAST_DELAY_MS);
+	}
+}
+
+/* When one attempt has to end. */
+TimestampTz
+cmek_kms_attempt_deadline(TimestampTz deadline)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	long		left = TimestampDifferenceMilliseconds(now, deadline);
+
+	return Min(deadline,
+			   TimestampTzPlusMilliseconds(now, Max(left / 2, 1000)));
+}
