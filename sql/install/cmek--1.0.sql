@@ -509,3 +509,104 @@ CREATE FUNCTION cmek.check_key(name name, OUT step text, OUT ok bool,
 	AS 'MODULE_PATHNAME', 'cmek_check_key';
 COMMENT ON FUNCTION cmek.check_key(name) IS
 	'cmek: proves step by step that a KMS key can be used, and says what to grant';
+
+-- ---------------------------------------------------------------------
+-- Metrics
+-- ---------------------------------------------------------------------
+
+CREATE FUNCTION cmek.kms_histogram(OUT le float8, OUT calls int8) RETURNS SETOF record
+	LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'cmek_kms_histogram';
+CREATE FUNCTION cmek.events_waiting() RETURNS int4
+	LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'cmek_events_waiting';
+
+-- One line for each sample, in the order of the text form
+CREATE VIEW cmek.metric AS
+	WITH keys AS (
+		SELECT s.srvname AS key, w.fdwname AS provider, st.*
+		FROM pg_catalog.pg_foreign_server s
+		JOIN pg_catalog.pg_foreign_data_wrapper w ON w.oid = s.srvfdw
+		JOIN cmek.key_states st ON st.server = s.oid
+		WHERE EXISTS (SELECT 1 FROM cmek.bindings b WHERE b.server = s.srvname)),
+	stat AS (SELECT * FROM cmek.stat_counters())
+	SELECT m.* FROM (
+		SELECT 1 AS n, 'cmek_key_state' AS name, 'gauge' AS type,
+			   'Whether a KMS key is in this state.' AS help,
+			   ARRAY['key', k.key, 'provider', k.provider, 'state', v.state]::text[] AS labels,
+			   (k.state = v.state)::int4::float8 AS value
+		FROM keys k, (VALUES ('enabled'), ('inaccessible'), ('suspended'), ('unknown')) v (state)
+		UNION ALL
+		SELECT 2, 'cmek_key_last_ok_seconds', 'gauge', 'When a KMS key was last proved, in seconds since 1970.',
+			   ARRAY['key', k.key, 'provider', k.provider]::text[], EXTRACT(epoch FROM k.last_ok)
+		FROM keys k WHERE k.last_ok IS NOT NULL
+		UNION ALL
+		SELECT 3, 'cmek_key_inaccessible_seconds', 'gauge', 'Observed time a KMS key has been denied or unreachable.',
+			   ARRAY['key', k.key, 'provider', k.provider]::text[],
+			   coalesce(EXTRACT(epoch FROM k.denied_for + k.unreachable_for), 0)
+		FROM keys k
+		UNION ALL
+		SELECT 4, 'cmek_key_seconds_to_drop', 'gauge', 'Until the tables of a KMS key will be snapshotted and dropped.',
+			   ARRAY['key', k.key, 'provider', k.provider]::text[],
+			   greatest(EXTRACT(epoch FROM k.drop_at - pg_catalog.now()), 0)
+		FROM keys k WHERE k.drop_at IS NOT NULL
+		UNION ALL
+		SELECT 5, 'cmek_key_tables', 'gauge', 'Tables bound to a KMS key.',
+			   ARRAY['key', b.server]::text[], pg_catalog.count(*)::float8
+		FROM cmek.bindings b JOIN pg_catalog.pg_class c ON c.oid = b.relid AND c.relkind IN ('r', 'm')
+		GROUP BY b.server
+		UNION ALL
+		SELECT 6, 'cmek_kms_request_duration_seconds_bucket', 'histogram', 'How long calls to KMSs took.',
+			   ARRAY['le', coalesce(h.le::text, '+Inf')], h.calls::float8
+		FROM cmek.kms_histogram() h
+		UNION ALL
+		SELECT 7, 'cmek_kms_request_duration_seconds_sum', NULL, NULL, NULL, stat.kms_time_ms / 1000 FROM stat
+		UNION ALL
+		SELECT 8, 'cmek_kms_request_duration_seconds_count', NULL, NULL, NULL, stat.kms_calls FROM stat
+		UNION ALL
+		SELECT 9, 'cmek_kms_failures_total', 'counter', 'Calls to KMSs that failed.', NULL, stat.kms_failures FROM stat
+		UNION ALL
+		SELECT 10, 'cmek_cache_hits_total', 'counter', 'Table keys found in the cache.', NULL, stat.cache_hits FROM stat
+		UNION ALL
+		SELECT 11, 'cmek_cache_misses_total', 'counter', 'Table keys that had to be asked for.', NULL, stat.cache_misses FROM stat
+		UNION ALL
+		SELECT 12, 'cmek_cache_evictions_total', 'counter', 'Table keys pushed out of the cache.', NULL, stat.cache_evictions FROM stat
+		UNION ALL
+		SELECT 13, 'cmek_cached_keys', 'gauge', 'Table keys in the cache.', NULL, stat.cached_keys FROM stat
+		UNION ALL
+		SELECT 14, 'cmek_seals_total', 'counter', 'Rows, chunks and index entries sealed.', NULL, stat.seals FROM stat
+		UNION ALL
+		SELECT 15, 'cmek_unseals_total', 'counter', 'Rows, chunks and index entries opened.', NULL, stat.unseals FROM stat
+		UNION ALL
+		SELECT 16, 'cmek_data_key_seals_reserved', 'gauge', 'The most that any data key of this database has reserved.',
+			   NULL, coalesce(pg_catalog.max(r.reserved), 0)::float8 FROM cmek.data_key_seals r
+		UNION ALL
+		SELECT 17, 'cmek_events_waiting', 'gauge', 'Events that are not written down yet.', NULL, cmek.events_waiting()
+		UNION ALL
+		SELECT 18, 'cmek_notifications_waiting', 'gauge', 'Notifications that are not delivered yet.',
+			   NULL, pg_catalog.count(*)::float8 FROM cmek.notification) m
+	ORDER BY m.n, m.labels;
+REVOKE ALL ON cmek.metric FROM PUBLIC;
+GRANT SELECT ON cmek.metric TO pg_monitor;
+
+-- One sample's labels
+CREATE FUNCTION cmek.metric_labels(labels text[]) RETURNS text
+	LANGUAGE SQL IMMUTABLE PARALLEL SAFE
+	RETURN coalesce('{' || (SELECT pg_catalog.string_agg(labels[i] || '="' ||
+		pg_catalog.replace(pg_catalog.replace(pg_catalog.replace(labels[i + 1], E'\\', E'\\\\'),
+			'"', E'\\"'), E'\n', E'\\n') || '"', ',' ORDER BY i)
+		FROM pg_catalog.generate_series(1, pg_catalog.cardinality(labels), 2) i) || '}', '');
+
+CREATE FUNCTION cmek.metrics() RETURNS text
+	LANGUAGE SQL VOLATILE PARALLEL RESTRICTED
+	BEGIN ATOMIC
+		SELECT pg_catalog.string_agg(t.line, '' ORDER BY t.i) FROM (
+			SELECT m.i, CASE WHEN m.type IS NOT NULL AND m.name IS DISTINCT FROM m.previous
+					THEN '# HELP ' || pg_catalog.regexp_replace(m.name, '_bucket$', '') || ' ' || m.help || E'\n'
+						 '# TYPE ' || pg_catalog.regexp_replace(m.name, '_bucket$', '') || ' ' || m.type || E'\n'
+					ELSE '' END || m.name || cmek.metric_labels(m.labels) || ' ' || m.value || E'\n' AS line
+			FROM (SELECT x.*, pg_catalog.row_number() OVER w AS i, pg_catalog.lag(x.name) OVER w AS previous
+				  FROM cmek.metric x WINDOW w AS (ORDER BY x.n, x.labels)) m) t;
+	END;
+REVOKE ALL ON FUNCTION cmek.metrics() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION cmek.metrics() TO pg_monitor;
+COMMENT ON FUNCTION cmek.metrics() IS
+	'cmek: what there is to watch, in Prometheus'' text form';

@@ -569,9 +569,7 @@ cmek_board_finish(int i, CmekKmsAnswer *answer, TimestampTz started)
 	wake_worker();
 	unlock_board();
 
-	cmek_stat_add(CMEK_STAT_CALLS, 1);
-	if (answer->klass != CMEK_KMS_OK)
-		cmek_stat_add(CMEK_STAT_FAILURES, 1);
-	cmek_stat_add(CMEK_STAT_CALL_USECS, GetCurrentTimestamp() - started);
+	cmek_stat_add_call(answer->klass == CMEK_KMS_OK,
+					   GetCurrentTimestamp() - started);
 	record_change(change, name, database, answer);
 }

@@ -16,6 +16,7 @@
  */
 #include "postgres.h"
 
+#include "fmgr.h"
 #include "miscadmin.h"
 #include "storage/condition_variable.h"
 #include "storage/shmem.h"
@@ -23,6 +24,8 @@
 #include "compat.h"
 #include "keys/events.h"
 #include "keys/internal.h"
+
+PG_FUNCTION_INFO_V1(cmek_events_waiting);
 
 #define QUEUE_PLACES 1024
 
@@ -244,6 +247,14 @@ cmek_eventqueue_count(void)
 	n = queue->used;
 	unlock_queue();
 	return n;
+}
+
+/* SQL: how many events wait to be written down. */
+Datum
+cmek_events_waiting(PG_FUNCTION_ARGS)
+{
+	cmek_require_preload();
+	PG_RETURN_INT32(cmek_eventqueue_count());
 }
 
 /* The keeper is there, or gone (NULL). */

@@ -57,7 +57,8 @@ typedef enum CmekOperation
 	CMEK_OP_GENERATE,
 	CMEK_OP_UNWRAP,
 	CMEK_OP_CHECK,				/* one step of cmek.check_key() */
-	CMEK_OP_SEAL				/* a secret option: the blob */
+	CMEK_OP_SEAL,				/* a secret option: the blob */
+	CMEK_OP_POST				/* a notification: the blob */
 } CmekOperation;
 
 /* Does the operation make or open a table key?  Only then cache and state learn of it */
@@ -377,6 +378,7 @@ extern Size cmek_stat_shmem_size(void);
 extern void cmek_stat_shmem_init(void);
 extern void cmek_stat_init(void);
 extern void cmek_stat_add(CmekStat stat, uint64 n);
+extern void cmek_stat_add_call(bool ok, int64 usecs);
 
 extern Size cmek_progress_shmem_size(void);
 extern void cmek_progress_shmem_init(void);

@@ -47,6 +47,15 @@ extern void cmek_watch_restore(Oid server, const char *name,
  */
 extern bool cmek_watch_probe(Oid server, Oid relid);
 
+/*
+ * Have a KMS worker post a notification, and wait, at most cmek.kms_timeout.
+ * False with the reason when the receiver did not take it.
+ */
+extern bool cmek_post(const char *url, const char *secret_file,
+					  const char *body, char *error, Size size);
+/* The longest one */
+#define CMEK_POST_MAX CMEK_KMS_MAX_BLOB
+
 /* Seconds between two proofs of a key */
 extern int	cmek_watch_period(void);
 
