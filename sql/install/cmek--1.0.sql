@@ -610,3 +610,17 @@ REVOKE ALL ON FUNCTION cmek.metrics() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION cmek.metrics() TO pg_monitor;
 COMMENT ON FUNCTION cmek.metrics() IS
 	'cmek: what there is to watch, in Prometheus'' text form';
+
+-- ---------------------------------------------------------------------
+-- AWS KMS
+-- ---------------------------------------------------------------------
+
+CREATE FUNCTION cmek.aws_validator(options text[], catalog oid) RETURNS void
+	LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'cmek_aws_validator';
+REVOKE ALL ON FUNCTION cmek.aws_validator(text[], oid) FROM PUBLIC;
+CREATE FOREIGN DATA WRAPPER cmek_aws VALIDATOR cmek.aws_validator;
+COMMENT ON FOREIGN DATA WRAPPER cmek_aws IS
+	'cmek: KMS keys of AWS Key Management Service';
+
+-- Whoever owns the extension hands the use of the wrapper on
+GRANT USAGE ON FOREIGN DATA WRAPPER cmek_aws TO @extowner@ WITH GRANT OPTION;

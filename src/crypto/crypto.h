@@ -68,8 +68,20 @@ extern const char *cmek_crypto_implementation(void);
 extern void cmek_hmac_sha256(const uint8 *key, Size keylen,
 							 const void *data, Size len, uint8 *out);
 
+/* SHA-256, CMEK_SHA256_LEN bytes out (signatures on requests to a KMS) */
+#define CMEK_SHA256_LEN 32
+extern void cmek_sha256(const void *data, Size len, uint8 *out);
+
 /* HKDF-Expand of RFC 5869 with SHA-256, one block: a key out of a key */
 extern void cmek_derive_key(const uint8 *key, const char *info, uint8 *out);
+
+/*
+ * Sign with an RSA key in PEM (RSASSA-PKCS1-v1_5, SHA-256: "RS256" of RFC
+ * 7518).  False when it is no such key of 2048 bits or more.
+ */
+#define CMEK_MAX_SIGNATURE 1024
+extern bool cmek_sign_rs256(const char *pem, const void *data, Size len,
+							uint8 *signature, Size *siglen);
 
 /* Strong random bytes; ERROR when there are none */
 extern void cmek_random(void *out, Size len);

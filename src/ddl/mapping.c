@@ -16,6 +16,7 @@
 #include "commands/defrem.h"
 #include "foreign/foreign.h"
 #include "miscadmin.h"
+#include "utils/acl.h"
 
 #include "compat.h"
 #include "utils/acl.h"

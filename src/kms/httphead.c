@@ -10,6 +10,7 @@
 #include "postgres.h"
 
 #include "kms/http.h"
+#include "kms/text.h"
 
 #define RETRY_AFTER_MAX_S 3600
 
@@ -59,19 +60,6 @@ cmek_http_find(const CmekHttpAnswer *http, const char *name, char *out,
 	return found;
 }
 
-/* Days since 1970-01-01 of a date of the Gregorian calendar. */
-static int64
-days_of(int year, int month, int day)
-{
-	/* years begin in March, so that the leap day is the last one */
-	int64		y = year - (month <= 2);
-	int64		era = y / 400;
-	int64		yoe = y - era * 400;
-	int64		doy = (153 * (month + (month > 2 ? -3 : 9)) + 2) / 5 + day - 1;
-
-	return era * 146097 + yoe * 365 + yoe / 4 - yoe / 100 + doy - 719468;
-}
-
 /* Read a date as RFC 9110 (5.6.7) wants it to be written. */
 bool
 cmek_http_parse_date(const char *text, int64 *seconds)
@@ -90,17 +78,11 @@ cmek_http_parse_date(const char *text, int64 *seconds)
 
 	if (sscanf(text, "%*3c, %2d %3s %4d %2d:%2d:%2d GMT%n",
 			   &day, name, &year, &hour, &minute, &second, &end) != 6 ||
-		end == 0 || text[end] != '\0' || year < 1970 || day < 1 || day > 31 ||
-		hour < 0 || hour > 23 || minute < 0 || minute > 59 ||
-		second < 0 || second > 60)
+		end == 0 || text[end] != '\0')
 		return false;
 	for (Size m = 0; m < lengthof(months); m++)
 		if (strcmp(months[m], name) == 0)
-		{
-			*seconds = days_of(year, m + 1, day) * SECS_PER_DAY +
-				hour * SECS_PER_HOUR + minute * SECS_PER_MINUTE + second;
-			return true;
-		}
+			return cmek_epoch(year, m + 1, day, hour, minute, second, seconds);
 	return false;
 }
 

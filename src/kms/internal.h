@@ -8,10 +8,15 @@
 #ifndef CMEK_KMS_INTERNAL_H
 #define CMEK_KMS_INTERNAL_H
 
+#include "nodes/parsenodes.h"
+
 #include "kms/kms.h"
 
 /* file.c */
 extern const CmekKmsProvider cmek_file_provider;
+
+/* aws.c */
+extern const CmekKmsProvider cmek_aws_provider;
 
 /*
  * The service key, for what is sealed by a key derived from it.  Made here
@@ -21,6 +26,11 @@ extern const CmekKmsProvider cmek_file_provider;
 extern bool cmek_service_key_open(const char *expected, bool may_make,
 								  TimestampTz deadline, uint8 *key,
 								  char *fingerprint, CmekKmsAnswer *answer);
+
+/* gcp.c, vault.c */
+extern const CmekKmsProvider cmek_gcp_provider;
+extern const CmekKmsProvider cmek_vault_provider;
+extern void cmek_gcp_init(void);
 
 /* aad.c: writes CMEK_KMS_AAD_LEN characters and a NUL */
 extern void cmek_kms_aad(const uint8 *uuid, char *aad);
@@ -32,6 +42,18 @@ extern char *cmek_service_key_command;
 /* options.c: the body of every validator of ours */
 extern void cmek_kms_validate(const CmekKmsProvider *provider,
 							  List *options, Oid catalog);
+
+/* ----------
+ * optioncheck.c: for the validators of providers; ERROR when it is not so
+ * ----------
+ */
+extern DefElem *cmek_option_find(List *options, const char *name);
+extern void cmek_option_check_url(List *options, const char *name);
+extern void cmek_option_check_path(List *options, const char *name);
+extern void cmek_option_check_name(List *options, const char *name, bool path);
+extern void cmek_option_check_one_of(List *options, const char *const *names);
+extern void cmek_option_check_needs(List *options, const char *name,
+									const char *needed);
 
 /* ----------
  * keyfile.c: key files and the fingerprint in the data directory.  All of it

@@ -14,12 +14,18 @@
 #include "utils/guc.h"
 
 #include "compat.h"
+#include "kms/aws.h"
 #include "kms/internal.h"
 
 bool		cmek_ambient_credentials = false;
+char	   *cmek_region = NULL;
+char	   *cmek_aws_external_id = NULL;
 
 static const CmekKmsProvider *const providers[] = {
 	&cmek_file_provider,
+	&cmek_aws_provider,
+	&cmek_gcp_provider,
+	&cmek_vault_provider,
 };
 
 /* The provider behind a foreign-data wrapper; NULL when it is not ours. */
@@ -129,6 +135,20 @@ cmek_kms_init(void)
 							   "",
 							   PGC_SIGHUP, GUC_SUPERUSER_ONLY,
 							   NULL, NULL, NULL);
+	DefineCustomStringVariable("cmek.region",
+							   "Region of this server, where replicas of multi-Region keys are used.",
+							   "Empty: the region that a key's own name says.",
+							   &cmek_region,
+							   "",
+							   PGC_SIGHUP, 0,
+							   NULL, NULL, NULL);
+	DefineCustomStringVariable("cmek.aws_external_id",
+							   "External id with which this database takes on roles at AWS.",
+							   "When set, KMS keys of ordinary users cannot name another one.",
+							   &cmek_aws_external_id,
+							   "",
+							   PGC_SUSET, 0,
+							   NULL, NULL, NULL);
 	DefineCustomBoolVariable("cmek.ambient_credentials",
 							 "Lets KMS keys of ordinary users use the identity of the database host.",
 							 NULL,
@@ -136,4 +156,5 @@ cmek_kms_init(void)
 							 false,
 							 PGC_SUSET, 0,
 							 NULL, NULL, NULL);
+	cmek_gcp_init();
 }

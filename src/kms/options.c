@@ -25,6 +25,7 @@
 #include "kms/internal.h"
 
 PG_FUNCTION_INFO_V1(cmek_file_validator);
+PG_FUNCTION_INFO_V1(cmek_aws_validator);
 
 /* The flag an option needs to stand on an object of this catalog; or 0. */
 static int
@@ -166,6 +167,16 @@ Datum
 cmek_file_validator(PG_FUNCTION_ARGS)
 {
 	cmek_kms_validate(&cmek_file_provider,
+					  untransformRelOptions(PG_GETARG_DATUM(0)),
+					  PG_GETARG_OID(1));
+	PG_RETURN_VOID();
+}
+
+/* Validator of wrapper cmek_aws. */
+Datum
+cmek_aws_validator(PG_FUNCTION_ARGS)
+{
+	cmek_kms_validate(&cmek_aws_provider,
 					  untransformRelOptions(PG_GETARG_DATUM(0)),
 					  PG_GETARG_OID(1));
 	PG_RETURN_VOID();

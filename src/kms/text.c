@@ -9,6 +9,7 @@
  */
 #include "postgres.h"
 
+#include "datatype/timestamp.h"
 #include "kms/text.h"
 
 static const char base64_alphabet[] =
@@ -201,4 +202,48 @@ cmek_text_printable(char *out, Size size, const char *text)
 		out[n] = c >= 0x20 && c < 0x7f ? text[n] : '?';
 	}
 	out[n] = '\0';
+}
+
+/* Seconds since 1970 of a time of the Gregorian calendar, in UTC. */
+bool
+cmek_epoch(int year, int month, int day, int hour, int minute, int second,
+		   int64 *seconds)
+{
+	/* years begin in March, so that the leap day is the last one */
+	int64		y = year - (month <= 2);
+	int64		era = y / 400;
+	int64		yoe = y - era * 400;
+	int64		doy = (153 * (month + (month > 2 ? -3 : 9)) + 2) / 5 + day - 1;
+	int64		days = era * 146097 + yoe * 365 + yoe / 4 - yoe / 100 + doy -
+		719468;
+
+	if (year < 1970 || year > 9999 || month < 1 || month > 12 ||
+		day < 1 || day > 31 || hour < 0 || hour > 23 ||
+		minute < 0 || minute > 59 || second < 0 || second > 60)
+		return false;
+	*seconds = days * SECS_PER_DAY + hour * SECS_PER_HOUR +
+		minute * SECS_PER_MINUTE + second;
+	return true;
+}
+
+/* Read a time as RFC 3339 has it, in UTC. */
+bool
+cmek_parse_timestamp(const char *text, int64 *seconds)
+{
+	int			year,
+				month,
+				day,
+				hour,
+				minute,
+				second,
+				end = 0;
+
+	if (sscanf(text, "%4d-%2d-%2dT%2d:%2d:%2d%n", &year, &month, &day, &hour,
+			   &minute, &second, &end) != 6 || end != 19)
+		return false;
+	if (text[end] == '.')
+		end += 1 + strspn(text + end + 1, "0123456789");
+	return (strcmp(text + end, "Z") == 0 ||
+			strcmp(text + end, "+00:00") == 0) &&
+		cmek_epoch(year, month, day, hour, minute, second, seconds);
 }

@@ -55,6 +55,15 @@ extern bool cmek_base64url_decode(const char *text, Size textlen,
  */
 extern void cmek_text_printable(char *out, Size size, const char *text);
 
+/*
+ * A date and time in UTC as seconds since 1970; false when there is no such
+ * time (February is not looked at closely).
+ */
+extern bool cmek_epoch(int year, int month, int day, int hour, int minute,
+					   int second, int64 *seconds);
+/* "2015-08-30T12:36:00Z" (RFC 3339), in UTC, with or without a fraction */
+extern bool cmek_parse_timestamp(const char *text, int64 *seconds);
+
 /* ----------
  * JSON answers.  A value is the caller's to json_decref.  Parsed JSON may hold
  * secrets: see cmek_json_protect.
