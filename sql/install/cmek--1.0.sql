@@ -529,7 +529,7 @@ CREATE VIEW cmek.metric AS
 		WHERE EXISTS (SELECT 1 FROM cmek.bindings b WHERE b.server = s.srvname)),
 	stat AS (SELECT * FROM cmek.stat_counters())
 	SELECT m.* FROM (
-		SELECT 1 AS n, 'cmek_key_state' AS name, 'gauge' AS type,
+		SELECT 1.0 AS n, 'cmek_key_state' AS name, 'gauge' AS type,
 			   'Whether a KMS key is in this state.' AS help,
 			   ARRAY['key', k.key, 'provider', k.provider, 'state', v.state]::text[] AS labels,
 			   (k.state = v.state)::int4::float8 AS value
@@ -554,7 +554,8 @@ CREATE VIEW cmek.metric AS
 		FROM cmek.bindings b JOIN pg_catalog.pg_class c ON c.oid = b.relid AND c.relkind IN ('r', 'm')
 		GROUP BY b.server
 		UNION ALL
-		SELECT 6, 'cmek_kms_request_duration_seconds_bucket', 'histogram', 'How long calls to KMSs took.',
+		SELECT 6 + pg_catalog.row_number() OVER (ORDER BY h.le) / 1000.0,
+			   'cmek_kms_request_duration_seconds_bucket', 'histogram', 'How long calls to KMSs took.',
 			   ARRAY['le', coalesce(h.le::text, '+Inf')], h.calls::float8
 		FROM cmek.kms_histogram() h
 		UNION ALL

@@ -18,6 +18,7 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_authid.h"
 #include "catalog/pg_foreign_server.h"
 #include "common/hashfn.h"
 #include "common/pg_prng.h"
@@ -590,9 +591,18 @@ copy_entry(int i, ServerEntry *copy)
 	return wanted;
 }
 
+/* May the caller know how a KMS key is? */
+static bool
+may_see(Oid server)
+{
+	return SearchSysCacheExists1(FOREIGNSERVEROID, ObjectIdGetDatum(server)) &&
+		(has_privs_of_role(GetUserId(), ROLE_PG_MONITOR) ||
+		 cmek_server_aclcheck(server, GetUserId(), ACL_USAGE) == ACLCHECK_OK);
+}
+
 /*
  * SQL: what is known of the KMS keys of this database that the caller may
- * use.
+ * use or monitor.
  */
 Datum
 cmek_server_state(PG_FUNCTION_ARGS)
@@ -603,11 +613,7 @@ cmek_server_state(PG_FUNCTION_ARGS)
 	cmek_require_preload();
 	InitMaterializedSRF(fcinfo, 0);
 	for (int i = 0; i < cmek_num_servers(); i++)
-		if (copy_entry(i, entry) &&
-			SearchSysCacheExists1(FOREIGNSERVEROID,
-								  ObjectIdGetDatum(entry->server)) &&
-			cmek_server_aclcheck(entry->server, GetUserId(),
-								 ACL_USAGE) == ACLCHECK_OK)
+		if (copy_entry(i, entry) && may_see(entry->server))
 			put_state(rsinfo, entry);
 	return (Datum) 0;
 }

@@ -182,7 +182,9 @@ end_visit(TimestampTz now)
 	LWLockRelease(cmek_lock(CMEK_LOCK_EVENTS));
 	if (report.database != visited || report.stuck)
 		db->blocked_until = TimestampTzPlusMilliseconds(now, RETRY_MS);
-	if (report.database == visited)
+	if (report.database != visited)
+		listed_at = 0;			/* it may have been dropped */
+	else
 		db->due = report.has_cmek ? report.next : NEVER;
 	visited = InvalidOid;
 	visitor = NULL;
