@@ -30,6 +30,8 @@ extern bool cmek_drop_on_unreachable;
 extern int	cmek_audit_anchor_interval; /* s; 0: never */
 extern char *cmek_notify_url;
 extern char *cmek_notify_secret_file;
+extern char *cmek_snapshot_directory;
+extern int	cmek_snapshot_retention;	/* s */
 extern void cmek_lifecycle_settings_init(void);
 
 /* ----------

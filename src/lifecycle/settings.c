@@ -21,6 +21,8 @@ bool		cmek_drop_on_unreachable = false;
 int			cmek_audit_anchor_interval = 3600;
 char	   *cmek_notify_url = NULL;
 char	   *cmek_notify_secret_file = NULL;
+char	   *cmek_snapshot_directory = NULL;
+int			cmek_snapshot_retention = 35 * SECS_PER_DAY;
 
 /* Seconds of a duration; -1 for "off"; false when it is neither. */
 static bool
@@ -70,6 +72,17 @@ check_url(char **newval, void **extra, GucSource source)
 	return false;
 }
 
+/* Snapshots are in a directory, or in a bucket. */
+static bool
+check_store(char **newval, void **extra, GucSource source)
+{
+	if (**newval == '\0' || is_absolute_path(*newval) ||
+		(strncmp(*newval, "s3://", 5) == 0 && (*newval)[5] != '\0'))
+		return true;
+	GUC_check_errdetail("It must be an absolute path, or begin with \"s3://\".");
+	return false;
+}
+
 void
 cmek_lifecycle_settings_init(void)
 {
@@ -108,4 +121,18 @@ cmek_lifecycle_settings_init(void)
 							   "",
 							   PGC_SIGHUP, GUC_SUPERUSER_ONLY,
 							   NULL, NULL, NULL);
+	DefineCustomStringVariable("cmek.snapshot_directory",
+							   "Where snapshots are kept.",
+							   "Empty: snapshots in the directory named as the data directory with .cmek at its end.",
+							   &cmek_snapshot_directory,
+							   "",
+							   PGC_SIGHUP, GUC_SUPERUSER_ONLY,
+							   check_store, NULL, NULL);
+	DefineCustomIntVariable("cmek.snapshot_retention",
+							"How long the snapshot of a dropped table is kept.",
+							NULL,
+							&cmek_snapshot_retention,
+							35 * SECS_PER_DAY, 1, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_S,
+							NULL, NULL, NULL);
 }
