@@ -288,6 +288,8 @@ extern void cmek_catalog_insert_data_key(const CmekDataKeyRow *row);
 extern void cmek_catalog_rewrap_data_keys(Oid relid, const CmekDataKeyRow *rows,
 										  int nrows);
 extern List *cmek_catalog_read_table_keys(Oid relid);
+/* A table key by its uuid and those of its table that came after; NIL: none */
+extern List *cmek_catalog_read_newer(const uint8 *id);
 extern void cmek_catalog_seal_table_key(const CmekTableKeyRow *row);
 extern bool cmek_catalog_table_key_exists(const uint8 *id);
 extern void cmek_catalog_supersede_data_keys(Oid relid);
@@ -303,6 +305,8 @@ extern bool cmek_catalog_written(void);
  * ----------
  */
 extern void cmek_server_fill(CmekKeyRequest *what, Oid serverid);
+/* The server of a KMS key; ERROR that says what to create when it is not there */
+extern Oid	cmek_server_of_key(const char *name);
 
 /* ----------
  * tablekey.c: how a backend comes by an opened table key
@@ -342,6 +346,9 @@ extern void cmek_chain_seal(CmekTableKeyRow *row, const uint8 *key,
 extern void cmek_chain_open(const CmekChain *chain,
 							const CmekTableKeyRow *local,
 							uint8 *local_key, uint8 *newest_key);
+/* Open one of them, by way of the newest */
+extern void cmek_chain_open_at(const CmekChain *chain, int target,
+							   uint8 *key);
 extern const CmekTableKeyRow *cmek_chain_store(const CmekChain *chain,
 											   const CmekTableKeyRow *local);
 

@@ -26,8 +26,11 @@
 static const char *
 table_name(Oid relid)
 {
-	const char *name = get_rel_name(relid);
+	const char *name;
 
+	if (!OidIsValid(relid))
+		return "(snapshot)";
+	name = get_rel_name(relid);
 	return name != NULL ? name : psprintf("%u", relid);
 }
 

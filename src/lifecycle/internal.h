@@ -14,6 +14,7 @@
 #define CMEK_LIFECYCLE_INTERNAL_H
 
 #include "executor/spi.h"
+#include "utils/rel.h"
 #include "utils/timestamp.h"
 
 #include "keys/events.h"
@@ -68,5 +69,20 @@ extern TimestampTz cmek_watch_drop_at(const char *key);
 extern void cmek_notify_events(const CmekEvent *events, int n);
 extern void cmek_notify_enqueue(const char *body);
 extern TimestampTz cmek_notify_deliver(void);
+
+/* ----------
+ * snapshot.c, snapshots.c
+ * ----------
+ */
+/* The key by which the service vouches for snapshots is derived under this */
+#define CMEK_SNAPSHOT_LABEL "snapshots"
+
+/* The name of a snapshot's file */
+extern char *cmek_snapshot_file(const char *id);
+/* Write down that there is a snapshot, in the transaction that took it */
+struct CmekSnapTotals;
+extern void cmek_snapshot_record(const char *id, Relation rel,
+								 const char *reason,
+								 const struct CmekSnapTotals *totals);
 
 #endif							/* CMEK_LIFECYCLE_INTERNAL_H */

@@ -22,12 +22,11 @@
 #ifndef CMEK_SNAPSHOT_H
 #define CMEK_SNAPSHOT_H
 
-#include <jansson.h>
-
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
 #include "format.h"
+#include "keys/json.h"
 
 /* Why a snapshot was taken: a word of cmek.snapshots */
 #define CMEK_SNAPSHOT_ON_DEMAND	"on demand"
@@ -86,13 +85,14 @@ extern void cmek_snap_chunk(CmekSnapWriter *w, uint32 value_id, uint32 chunk,
  * End the file: counts, digest, MACs.  table_key may be NULL.  The file is
  * durable when this returns.
  */
-typedef struct CmekSnapTotals
+typedef struct CmekSnapTotals CmekSnapTotals;
+struct CmekSnapTotals
 {
 	int64		rows;
 	int64		chunks;
 	int64		bytes;			/* of the file */
 	uint8		digest[32];		/* SHA-256 of all before the end block */
-} CmekSnapTotals;
+};
 
 extern void cmek_snap_finish(CmekSnapWriter *w, const uint8 *service_mac_key,
 							 const uint8 *table_mac_key,
