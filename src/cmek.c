@@ -21,6 +21,7 @@
 #include "heap/heap.h"
 #include "keys/keys.h"
 #include "kms/kms.h"
+#include "lifecycle/lifecycle.h"
 
 PG_MODULE_MAGIC;
 
@@ -35,6 +36,7 @@ _PG_init(void)
 	cmek_heap_init();
 	cmek_btree_init();
 	cmek_ddl_init();
+	cmek_lifecycle_init();
 
 	MarkGUCPrefixReserved("cmek");
 }

@@ -150,6 +150,12 @@ typedef struct CmekFileWrapAad
 } CmekFileWrapAad;
 
 /*
+ * In the place of a wrapped table key: the wish for a key derived from the
+ * service key.  This text, then a label that says what for.
+ */
+#define CMEK_DERIVE_PREFIX "cmek derived key 1: "
+
+/*
  * KMSs that take associated data get this text for it, which binds a wrapped
  * table key to its uuid; they write it into their audit logs.
  */
@@ -173,6 +179,84 @@ typedef struct CmekOptionAad
 	char		provider[NAMEDATALEN];	/* then zeros */
 	char		option[NAMEDATALEN];	/* then zeros */
 } CmekOptionAad;
+
+/*
+ * A snapshot of a table (lifecycle/snapfile.c): this header, then blocks.
+ *
+ *	 block:  type 4 | length 4 | CRC-32C 4 | zero 4 | payload
+ *
+ * The CRC is of type, length and payload.  In their order:
+ *
+ *	 HEAD	JSON in clear: what the snapshot is of, and how it is sealed
+ *	 DEFN	JSON: the definition of the table and its wrapped keys
+ *	 CHNK	chunks of out-of-line values, each CmekSnapChunk | sealed chunk
+ *	 ROWS	rows, each length 4 | sealed row from its DEK id on
+ *	 TAIL	CmekSnapTail
+ *
+ * CHNK and ROWS blocks come as often as it takes.  With a backup key the
+ * payloads of DEFN, CHNK and ROWS are nonce | ciphertext | tag under it,
+ * AAD CmekSnapAad.
+ */
+#define CMEK_SNAP_MAGIC "cmeksnap"
+#define CMEK_SNAP_VERSION 1
+#define CMEK_SNAP_ORDER 0x01020304
+#define CMEK_SNAP_DOMAIN "cmek snapshot 1"
+
+typedef struct CmekSnapFileHeader
+{
+	char		magic[8];
+	uint32		version;
+	uint32		order;			/* CMEK_SNAP_ORDER, as this server writes it */
+	uint32		align;			/* MAXIMUM_ALIGNOF */
+	uint32		zero;
+} CmekSnapFileHeader;
+
+typedef struct CmekSnapBlock
+{
+	char		type[4];
+	uint32		length;			/* of the payload */
+	uint32		crc;
+	uint32		zero;
+} CmekSnapBlock;
+
+typedef struct CmekSnapChunk
+{
+	uint32		length;			/* of the sealed chunk */
+	uint32		value_id;		/* chunk_id */
+	uint32		chunk;			/* chunk_seq */
+} CmekSnapChunk;
+
+typedef struct CmekSnapTail
+{
+	int64		rows;
+	int64		chunks;
+	uint8		digest[32];		/* SHA-256 of all that is before the block */
+	uint8		service_mac[32];	/* CmekSnapMac under the service's key */
+	uint8		table_mac[32];	/* the same under the table's, or zeros */
+} CmekSnapTail;
+
+/* What the MACs (HMAC-SHA256) are of */
+typedef struct CmekSnapMac
+{
+	char		domain[32];		/* CMEK_SNAP_DOMAIN, then zeros */
+	int64		rows;
+	int64		chunks;
+	uint8		digest[32];
+} CmekSnapMac;
+
+typedef struct CmekSnapAad
+{
+	char		domain[32];		/* CMEK_SNAP_DOMAIN, then zeros */
+	char		type[4];		/* of the block */
+	uint32		number;			/* of the block, from 0 */
+} CmekSnapAad;
+
+StaticAssertDecl(sizeof(CmekSnapFileHeader) == 24, "snapshot file header");
+StaticAssertDecl(sizeof(CmekSnapBlock) == 16, "snapshot block header");
+StaticAssertDecl(sizeof(CmekSnapChunk) == 12, "snapshot chunk header");
+StaticAssertDecl(sizeof(CmekSnapTail) == 112, "snapshot tail");
+StaticAssertDecl(sizeof(CmekSnapMac) == 80, "snapshot MAC has no padding");
+StaticAssertDecl(sizeof(CmekSnapAad) == 40, "snapshot AAD has no padding");
 
 StaticAssertDecl(CMEK_ROW_CLEAR == 18, "the MVCC part of a tuple header is 18 bytes");
 StaticAssertDecl(CMEK_ROW_HOFF == 24, "a sealed row has 24 bytes of header");

@@ -71,6 +71,59 @@ CREATE TABLE cmek.data_key_seals (
 ) USING heap;
 REVOKE ALL ON cmek.data_key_seals FROM PUBLIC;
 
+-- What is known of the KMS keys that tables are bound to; the sums are of
+-- observed inaccessible time.  Written by the visitor alone, as all below.
+CREATE TABLE cmek.key_watch (
+	server		name NOT NULL PRIMARY KEY,
+	class		text NOT NULL,		-- of the KMS's last answer
+	code		text NOT NULL,
+	reason		text NOT NULL,
+	since		timestamptz NOT NULL,
+	last_ok		timestamptz,
+	denied_ms	int8 NOT NULL,
+	unreachable_ms int8 NOT NULL,
+	warned_at	timestamptz,
+	drop_at		timestamptz
+) USING heap;
+REVOKE ALL ON cmek.key_watch FROM PUBLIC;
+
+-- The audit trail: a chain of MACs.  Ids have no gaps.
+CREATE TABLE cmek.key_event (
+	id			int8 NOT NULL PRIMARY KEY,
+	at			timestamptz NOT NULL,
+	event		text NOT NULL,
+	outcome		text,
+	key			text,
+	"table"		text,
+	role		text,
+	code		text,
+	detail		text,
+	drop_at		timestamptz,
+	relid		oid NOT NULL,
+	mac			bytea NOT NULL
+) USING heap;
+REVOKE ALL ON cmek.key_event FROM PUBLIC;
+
+-- Its end, and when that was last published
+CREATE TABLE cmek.audit_head (
+	singleton	bool NOT NULL PRIMARY KEY CHECK (singleton),
+	id			int8 NOT NULL,
+	mac			bytea NOT NULL,
+	anchored_at	timestamptz NOT NULL
+) USING heap;
+REVOKE ALL ON cmek.audit_head FROM PUBLIC;
+
+-- What is still to be posted to cmek.notify_url
+CREATE TABLE cmek.notification (
+	id			int8 NOT NULL GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	created_at	timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	attempts	int4 NOT NULL DEFAULT 0,
+	next_try	timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	last_error	text,
+	body		text NOT NULL
+) USING heap;
+REVOKE ALL ON cmek.notification FROM PUBLIC;
+
 -- ---------------------------------------------------------------------
 -- KMS keys are servers of these wrappers
 -- ---------------------------------------------------------------------
@@ -230,11 +283,15 @@ CREATE FUNCTION cmek.suspended_everywhere(
 CREATE VIEW cmek.key_states AS
 	SELECT s.oid AS server, s.srvname,
 		   CASE WHEN x.since IS NULL THEN coalesce(st.state, 'unknown') ELSE 'suspended' END AS state,
-		   coalesce(x.since, st.since) AS since, st.last_ok,
+		   coalesce(x.since, st.since) AS since, coalesce(st.last_ok, w.last_ok) AS last_ok,
 		   CASE WHEN x.since IS NULL THEN st.code ELSE 'Suspended' END AS code,
-		   coalesce(x.reason, st.reason) AS reason
+		   coalesce(x.reason, st.reason) AS reason,
+		   CASE WHEN st.state = 'inaccessible' THEN w.denied_ms * interval '1 ms' END AS denied_for,
+		   CASE WHEN st.state = 'inaccessible' THEN w.unreachable_ms * interval '1 ms' END AS unreachable_for,
+		   CASE WHEN st.state = 'inaccessible' THEN w.drop_at END AS drop_at
 	FROM pg_catalog.pg_foreign_server s
 	LEFT JOIN cmek.server_state() st ON st.server = s.oid
+	LEFT JOIN cmek.key_watch w ON w.server = s.srvname
 	LEFT JOIN (SELECT DISTINCT ON (u.server) u.*
 			   FROM (SELECT k.server, k.since,
 							'suspended in this database by role "' || k.suspended_by || '"' AS reason
@@ -251,6 +308,7 @@ CREATE VIEW cmek.keys WITH (security_barrier) AS
 	SELECT s.srvname AS name, w.fdwname AS provider,
 		   pg_catalog.pg_get_userbyid(s.srvowner) AS owner,
 		   st.state, st.since, st.last_ok, st.code, st.reason,
+		   st.denied_for, st.unreachable_for, st.drop_at,
 		   (SELECT pg_catalog.count(*) FROM cmek.bindings b
 			JOIN pg_catalog.pg_class c ON c.oid = b.relid
 			WHERE b.server = s.srvname AND c.relkind IN ('r', 'm')) AS tables
@@ -464,6 +522,32 @@ CREATE VIEW cmek.reseal_progress WITH (security_barrier) AS
 GRANT SELECT ON cmek.reseal_progress TO PUBLIC;
 
 -- ---------------------------------------------------------------------
+-- The audit trail
+-- ---------------------------------------------------------------------
+
+-- Events of the caller's tables and of KMS keys that the caller may use; all
+-- of them for members of pg_monitor
+CREATE VIEW cmek.key_events WITH (security_barrier) AS
+	SELECT e.id, e.at, e.event, e.outcome, e.key, e."table", e.role, e.code,
+		   e.detail, e.drop_at
+	FROM cmek.key_event e
+	WHERE pg_catalog.pg_has_role('pg_monitor', 'USAGE')
+	   OR EXISTS (SELECT 1 FROM pg_catalog.pg_class c
+				  WHERE c.oid = e.relid AND pg_catalog.pg_has_role(c.relowner, 'USAGE'))
+	   OR e.relid = 0 AND EXISTS (SELECT 1 FROM pg_catalog.pg_foreign_server s
+				  WHERE s.srvname = e.key AND pg_catalog.has_server_privilege(s.oid, 'USAGE'));
+GRANT SELECT ON cmek.key_events TO PUBLIC;
+
+CREATE FUNCTION cmek.verify_events(anchor text DEFAULT NULL,
+	OUT id int8, OUT problem text) RETURNS SETOF record
+	LANGUAGE C VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'cmek_verify_events';
+REVOKE ALL ON FUNCTION cmek.verify_events(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION cmek.verify_events(text) TO pg_monitor;
+COMMENT ON FUNCTION cmek.verify_events(text) IS
+	'cmek: the first event that breaks the audit chain; no row when it is whole';
+
+-- ---------------------------------------------------------------------
 -- KMS keys at cloud providers, and their proof
 -- ---------------------------------------------------------------------
 
@@ -491,6 +575,108 @@ COMMENT ON FUNCTION cmek.check_key(name) IS
 	'cmek: proves step by step that a KMS key can be used, and says what to grant';
 
 -- ---------------------------------------------------------------------
+-- Metrics
+-- ---------------------------------------------------------------------
+
+CREATE FUNCTION cmek.kms_histogram(OUT le float8, OUT calls int8) RETURNS SETOF record
+	LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'cmek_kms_histogram';
+CREATE FUNCTION cmek.events_waiting() RETURNS int4
+	LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'cmek_events_waiting';
+
+-- One line for each sample, in the order of the text form
+CREATE VIEW cmek.metric AS
+	WITH keys AS (
+		SELECT s.srvname AS key, w.fdwname AS provider, st.*
+		FROM pg_catalog.pg_foreign_server s
+		JOIN pg_catalog.pg_foreign_data_wrapper w ON w.oid = s.srvfdw
+		JOIN cmek.key_states st ON st.server = s.oid
+		WHERE EXISTS (SELECT 1 FROM cmek.bindings b WHERE b.server = s.srvname)),
+	stat AS (SELECT * FROM cmek.stat_counters())
+	SELECT m.* FROM (
+		SELECT 1.0 AS n, 'cmek_key_state' AS name, 'gauge' AS type,
+			   'Whether a KMS key is in this state.' AS help,
+			   ARRAY['key', k.key, 'provider', k.provider, 'state', v.state]::text[] AS labels,
+			   (k.state = v.state)::int4::float8 AS value
+		FROM keys k, (VALUES ('enabled'), ('inaccessible'), ('suspended'), ('unknown')) v (state)
+		UNION ALL
+		SELECT 2, 'cmek_key_last_ok_seconds', 'gauge', 'When a KMS key was last proved, in seconds since 1970.',
+			   ARRAY['key', k.key, 'provider', k.provider]::text[], EXTRACT(epoch FROM k.last_ok)
+		FROM keys k WHERE k.last_ok IS NOT NULL
+		UNION ALL
+		SELECT 3, 'cmek_key_inaccessible_seconds', 'gauge', 'Observed time a KMS key has been denied or unreachable.',
+			   ARRAY['key', k.key, 'provider', k.provider]::text[],
+			   coalesce(EXTRACT(epoch FROM k.denied_for + k.unreachable_for), 0)
+		FROM keys k
+		UNION ALL
+		SELECT 4, 'cmek_key_seconds_to_drop', 'gauge', 'Until the tables of a KMS key will be snapshotted and dropped.',
+			   ARRAY['key', k.key, 'provider', k.provider]::text[],
+			   greatest(EXTRACT(epoch FROM k.drop_at - pg_catalog.now()), 0)
+		FROM keys k WHERE k.drop_at IS NOT NULL
+		UNION ALL
+		SELECT 5, 'cmek_key_tables', 'gauge', 'Tables bound to a KMS key.',
+			   ARRAY['key', b.server]::text[], pg_catalog.count(*)::float8
+		FROM cmek.bindings b JOIN pg_catalog.pg_class c ON c.oid = b.relid AND c.relkind IN ('r', 'm')
+		GROUP BY b.server
+		UNION ALL
+		SELECT 6 + pg_catalog.row_number() OVER (ORDER BY h.le) / 1000.0,
+			   'cmek_kms_request_duration_seconds_bucket', 'histogram', 'How long calls to KMSs took.',
+			   ARRAY['le', coalesce(h.le::text, '+Inf')], h.calls::float8
+		FROM cmek.kms_histogram() h
+		UNION ALL
+		SELECT 7, 'cmek_kms_request_duration_seconds_sum', NULL, NULL, NULL, stat.kms_time_ms / 1000 FROM stat
+		UNION ALL
+		SELECT 8, 'cmek_kms_request_duration_seconds_count', NULL, NULL, NULL, stat.kms_calls FROM stat
+		UNION ALL
+		SELECT 9, 'cmek_kms_failures_total', 'counter', 'Calls to KMSs that failed.', NULL, stat.kms_failures FROM stat
+		UNION ALL
+		SELECT 10, 'cmek_cache_hits_total', 'counter', 'Table keys found in the cache.', NULL, stat.cache_hits FROM stat
+		UNION ALL
+		SELECT 11, 'cmek_cache_misses_total', 'counter', 'Table keys that had to be asked for.', NULL, stat.cache_misses FROM stat
+		UNION ALL
+		SELECT 12, 'cmek_cache_evictions_total', 'counter', 'Table keys pushed out of the cache.', NULL, stat.cache_evictions FROM stat
+		UNION ALL
+		SELECT 13, 'cmek_cached_keys', 'gauge', 'Table keys in the cache.', NULL, stat.cached_keys FROM stat
+		UNION ALL
+		SELECT 14, 'cmek_seals_total', 'counter', 'Rows, chunks and index entries sealed.', NULL, stat.seals FROM stat
+		UNION ALL
+		SELECT 15, 'cmek_unseals_total', 'counter', 'Rows, chunks and index entries opened.', NULL, stat.unseals FROM stat
+		UNION ALL
+		SELECT 16, 'cmek_data_key_seals_reserved', 'gauge', 'The most that any data key of this database has reserved.',
+			   NULL, coalesce(pg_catalog.max(r.reserved), 0)::float8 FROM cmek.data_key_seals r
+		UNION ALL
+		SELECT 17, 'cmek_events_waiting', 'gauge', 'Events that are not written down yet.', NULL, cmek.events_waiting()
+		UNION ALL
+		SELECT 18, 'cmek_notifications_waiting', 'gauge', 'Notifications that are not delivered yet.',
+			   NULL, pg_catalog.count(*)::float8 FROM cmek.notification) m
+	ORDER BY m.n, m.labels;
+REVOKE ALL ON cmek.metric FROM PUBLIC;
+GRANT SELECT ON cmek.metric TO pg_monitor;
+
+-- One sample's labels
+CREATE FUNCTION cmek.metric_labels(labels text[]) RETURNS text
+	LANGUAGE SQL IMMUTABLE PARALLEL SAFE
+	RETURN coalesce('{' || (SELECT pg_catalog.string_agg(labels[i] || '="' ||
+		pg_catalog.replace(pg_catalog.replace(pg_catalog.replace(labels[i + 1], E'\\', E'\\\\'),
+			'"', E'\\"'), E'\n', E'\\n') || '"', ',' ORDER BY i)
+		FROM pg_catalog.generate_series(1, pg_catalog.cardinality(labels), 2) i) || '}', '');
+
+CREATE FUNCTION cmek.metrics() RETURNS text
+	LANGUAGE SQL VOLATILE PARALLEL RESTRICTED
+	BEGIN ATOMIC
+		SELECT pg_catalog.string_agg(t.line, '' ORDER BY t.i) FROM (
+			SELECT m.i, CASE WHEN m.type IS NOT NULL AND m.name IS DISTINCT FROM m.previous
+					THEN '# HELP ' || pg_catalog.regexp_replace(m.name, '_bucket$', '') || ' ' || m.help || E'\n'
+						 '# TYPE ' || pg_catalog.regexp_replace(m.name, '_bucket$', '') || ' ' || m.type || E'\n'
+					ELSE '' END || m.name || cmek.metric_labels(m.labels) || ' ' || m.value || E'\n' AS line
+			FROM (SELECT x.*, pg_catalog.row_number() OVER w AS i, pg_catalog.lag(x.name) OVER w AS previous
+				  FROM cmek.metric x WINDOW w AS (ORDER BY x.n, x.labels)) m) t;
+	END;
+REVOKE ALL ON FUNCTION cmek.metrics() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION cmek.metrics() TO pg_monitor;
+COMMENT ON FUNCTION cmek.metrics() IS
+	'cmek: what there is to watch, in Prometheus'' text form';
+
+-- ---------------------------------------------------------------------
 -- AWS KMS
 -- ---------------------------------------------------------------------
 
@@ -503,3 +689,14 @@ COMMENT ON FOREIGN DATA WRAPPER cmek_aws IS
 
 -- Whoever owns the extension hands the use of the wrapper on
 GRANT USAGE ON FOREIGN DATA WRAPPER cmek_aws TO @extowner@ WITH GRANT OPTION;
+
+-- ---------------------------------------------------------------------
+-- Restoring snapshots
+-- ---------------------------------------------------------------------
+
+CREATE FUNCTION cmek.restore_snapshot(snapshot text, new_name text,
+	key name DEFAULT NULL, force bool DEFAULT false) RETURNS SETOF text
+	LANGUAGE C VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'cmek_restore_snapshot';
+COMMENT ON FUNCTION cmek.restore_snapshot(text, text, name, bool) IS
+	'cmek: a new table out of a snapshot; lists what could not be recreated';

@@ -24,6 +24,7 @@
 
 #include "compat.h"
 #include "ddl/statement.h"
+#include "keys/events.h"
 #include "keys/keys.h"
 
 /*
@@ -100,6 +101,14 @@ cmek_bind_forget_stale(const CmekClass *cls)
 		cmek_keys_delete(cls->relid);
 }
 
+/* Note for the auditors what is being tried */
+static void
+bind_note(const char *event, const CmekClass *cls, const char *key)
+{
+	cmek_event_note(event, key, cls->relid, NULL);
+	cmek_event_table(cls->relnamespace, NameStr(cls->relname));
+}
+
 /*
  * Bind a table that has no key yet, or the partitioned table that passes it
  * on.  Caller holds AccessExclusiveLock.
@@ -107,8 +116,10 @@ cmek_bind_forget_stale(const CmekClass *cls)
 void
 cmek_bind_new(const CmekClass *cls, const char *key)
 {
-	Oid			serverid = cmek_bind_server(key);
+	Oid			serverid;
 
+	bind_note(CMEK_EVENT_BIND, cls, key);
+	serverid = cmek_bind_server(key);
 	cmek_key_prove(serverid);
 	if (cmek_class_has_rows(cls))
 		cmek_keys_create(cls->relid, serverid);
@@ -156,6 +167,8 @@ cmek_bind_move(const CmekClass *cls, const char *key)
 	Oid			serverid;
 
 	bind_check_relation(cls);
+	if (old == NULL || strcmp(old, key) != 0)
+		bind_note(old == NULL ? CMEK_EVENT_BIND : CMEK_EVENT_SWITCH, cls, key);
 	serverid = cmek_bind_server(key);
 	if (old == NULL || strcmp(old, key) != 0)
 		cmek_key_prove(serverid);

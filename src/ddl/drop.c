@@ -19,6 +19,7 @@
 #include "utils/acl.h"
 
 #include "ddl/statement.h"
+#include "keys/events.h"
 #include "keys/keys.h"
 
 /* A bound table that fell in this statement */
@@ -108,6 +109,7 @@ cmek_drop_server(Oid serverid)
 	ListCell   *lc;
 
 	server = GetForeignServer(serverid);
+	cmek_event_note(CMEK_EVENT_DROP_KEY, server->servername, InvalidOid, NULL);
 	cmek_keys_server_dropped(serverid, server->servername);
 	if (cmek_statement == NULL || cmek_statement->dropped == NIL)
 		return;

@@ -48,6 +48,9 @@ hook_before(CmekStatement *s, Node *node)
 			break;
 		case T_AlterTableStmt:
 			return cmek_alter_before(s, (AlterTableStmt *) node);
+		case T_CreateForeignServerStmt:
+			cmek_server_create_before((CreateForeignServerStmt *) node);
+			break;
 		case T_AlterForeignServerStmt:
 			cmek_server_alter_before((AlterForeignServerStmt *) node);
 			break;

@@ -20,6 +20,8 @@
 #include "utils/acl.h"
 
 #include "compat.h"
+#include "utils/acl.h"
+
 #include "ddl/statement.h"
 #include "keys/keys.h"
 

@@ -24,6 +24,7 @@
 
 #include "compat.h"
 #include "ddl/statement.h"
+#include "keys/events.h"
 #include "keys/keys.h"
 #include "kms/kms.h"
 
@@ -103,6 +104,15 @@ server_changed_identity(const CmekKmsProvider *provider, List *options)
 	return NULL;
 }
 
+/* CREATE SERVER: a KMS key becomes known */
+void
+cmek_server_create_before(CreateForeignServerStmt *stmt)
+{
+	if (cmek_kms_provider(stmt->fdwname) != NULL)
+		cmek_event_note(CMEK_EVENT_CREATE, stmt->servername, InvalidOid,
+						stmt->fdwname);
+}
+
 /* ALTER SERVER ... OPTIONS */
 void
 cmek_server_alter_before(AlterForeignServerStmt *stmt)
@@ -119,6 +129,7 @@ cmek_server_alter_before(AlterForeignServerStmt *stmt)
 	provider = cmek_server_provider(serverid);
 	if (provider == NULL)
 		return;
+	cmek_event_note(CMEK_EVENT_ALTER, stmt->servername, InvalidOid, NULL);
 	option = server_changed_identity(provider, stmt->options);
 	if (option == NULL)
 		return;
@@ -154,6 +165,8 @@ cmek_server_rename_before(CmekStatement *s, RenameStmt *stmt)
 				 errmsg("KMS key \"%s\" cannot be renamed while it is suspended",
 						strVal(stmt->object))));
 	s->old_name = pstrdup(strVal(stmt->object));
+	cmek_event_note(CMEK_EVENT_ALTER, s->old_name, InvalidOid,
+					psprintf("renamed to \"%s\"", stmt->newname));
 }
 
 /* Core has renamed the server: so do we */

@@ -182,6 +182,7 @@ extern void cmek_bind_remove(Oid relid);
 /* ---- server.c ---- */
 extern bool cmek_server_is_key(Oid serverid);
 extern Oid	cmek_server_lock(const char *name, LOCKMODE lockmode);
+extern void cmek_server_create_before(CreateForeignServerStmt *stmt);
 extern void cmek_server_alter_before(AlterForeignServerStmt *stmt);
 extern void cmek_server_rename_before(CmekStatement *s, RenameStmt *stmt);
 extern void cmek_server_rename_after(CmekStatement *s);

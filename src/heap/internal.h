@@ -137,6 +137,16 @@ extern void toast_delete_row(Relation rel, HeapTuple row, bool speculative);
 extern void cmek_fetch_toast_slice(Relation toastrel, Oid valueid,
 								   int32 attrsize, int32 sliceoffset,
 								   int32 slicelength, struct varlena *result);
+
+/* Plaintext bytes in chunk "seq" of a value */
+static inline int32
+chunk_plain_len(int32 seq, int32 total)
+{
+	return Min((int32) CMEK_CHUNK_PLAIN, total - seq * (int32) CMEK_CHUNK_PLAIN);
+}
+
+extern bool chunk_open(CmekKeyRing *ring, char *out, const char *sealed,
+					   int32 len, Oid valueid, int32 seq, int32 total);
 extern bool chunk_is_good(CmekKeyRing *ring, struct varlena *chunk,
 						  Oid valueid, int32 seq, int32 total);
 extern HeapTuple chunk_copy_locked(SysScanDesc scan, HeapTuple chunk);

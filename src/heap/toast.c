@@ -92,7 +92,7 @@ chunk_seal(CmekKeyRing *ring, char *out, const char *data, int32 len,
 }
 
 /* Open a sealed chunk of "len" plaintext bytes; false when it does not fit */
-static bool
+bool
 chunk_open(CmekKeyRing *ring, char *out, const char *sealed, int32 len,
 		   Oid valueid, int32 seq, int32 total)
 {
@@ -104,13 +104,6 @@ chunk_open(CmekKeyRing *ring, char *out, const char *sealed, int32 len,
 		cmek_keyring_find(ring, CMEK_STRUCTURE_TOAST, id);
 	return dek != NULL &&
 		chunk_decrypt(dek, out, sealed, len, valueid, seq, total);
-}
-
-/* Plaintext bytes in chunk "seq" of a value */
-static inline int32
-chunk_plain_len(int32 seq, int32 total)
-{
-	return Min((int32) CMEK_CHUNK_PLAIN, total - seq * (int32) CMEK_CHUNK_PLAIN);
 }
 
 /* Does a chunk authenticate as the seq'th of its value? */

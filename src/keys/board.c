@@ -25,6 +25,7 @@
 #include "storage/condition_variable.h"
 
 #include "compat.h"
+#include "keys/events.h"
 #include "keys/internal.h"
 
 #define BOARD_SLOTS CMEK_BOARD_SLOTS
@@ -205,7 +206,7 @@ cmek_board_enter(const CmekKeyRequest *what, int *slot, CmekReply *reply)
 	server = cmek_server_enter(what);
 	if (CMEK_OP_IS_OF_KEYS(what->op) &&
 		(cmek_server_is_suspended(server, reply) ||
-		 cmek_server_remembers(server, what, reply)))
+		 (!what->fresh && cmek_server_remembers(server, what, reply))))
 		result = CMEK_BOARD_REMEMBERED;
 	else if ((*slot = find_equal(what)) >= 0)
 		board->slots[*slot].waiters++;
@@ -335,6 +336,33 @@ cmek_board_prove(const CmekDueProof *due)
 	cmek_secret_free(what);
 }
 
+/*
+ * Post a request that nobody waits for.  False when there is no place for it;
+ * true also when the answer is on its way or known already.
+ */
+bool
+cmek_board_post(const CmekKeyRequest *what)
+{
+	bool		ok = true;
+	int			server;
+	int			slot;
+
+	lock_board();
+	server = cmek_server_enter(what);
+	if (cmek_server_is_suspended(server, NULL) ||
+		cmek_server_remembers(server, what, NULL) || find_equal(what) >= 0)
+		cmek_server_leave(server);
+	else if ((slot = find_free(what->database, server)) >= 0)
+		post(slot, what, server, 0);
+	else
+	{
+		cmek_server_leave(server);
+		ok = false;
+	}
+	unlock_board();
+	return ok;
+}
+
 /* A worker is there; what its predecessor left running has failed. */
 void
 cmek_board_attach(int worker, Latch *latch)
@@ -462,12 +490,37 @@ fill_reply(BoardSlot *slot, const CmekKmsAnswer *answer)
 	reply->since = cmek_server_since(slot->server);
 }
 
-/* Say in the server log that a KMS key went away or came back. */
-static void
-log_change(CmekServerChange change, const char *name, Oid database,
-		   const CmekKmsAnswer *answer)
+/* The word for a change that people want to know of. */
+static const char *
+event_of(CmekServerChange change, CmekKmsClass klass)
 {
+	if (change == CMEK_SERVER_BACK)
+		return CMEK_EVENT_BACK;
+	if (klass == CMEK_KMS_DENIED)
+		return CMEK_EVENT_DENIED;
+	return klass == CMEK_KMS_UNREACHABLE ? CMEK_EVENT_UNREACHABLE :
+		CMEK_EVENT_MISCONFIGURED;
+}
+
+/* Let people know that a KMS key went away or came back. */
+static void
+record_change(CmekServerChange change, const char *name, Oid database,
+			  const CmekKmsAnswer *answer)
+{
+	CmekEvent  *event;
+
+	if (change == CMEK_SERVER_SAME)
+		return;
+	event = palloc0(sizeof(CmekEvent));
+	strlcpy(event->event, event_of(change, answer->klass),
+			sizeof(event->event));
+	strlcpy(event->outcome, CMEK_OUTCOME_OBSERVED, sizeof(event->outcome));
+	strlcpy(event->key, name, sizeof(event->key));
+	event->database = database;
 	if (change == CMEK_SERVER_LOST)
+	{
+		strlcpy(event->code, answer->code, sizeof(event->code));
+		strlcpy(event->detail, answer->message, sizeof(event->detail));
 		ereport(LOG,
 				(errcode(CMEK_ERRCODE_KEY_UNAVAILABLE),
 				 errmsg("KMS key \"%s\" of database %u is not accessible",
@@ -475,10 +528,13 @@ log_change(CmekServerChange change, const char *name, Oid database,
 				 errdetail("The KMS answered %s (%s): %s.", answer->code,
 						   cmek_kms_class_name(answer->klass),
 						   answer->message)));
-	else if (change == CMEK_SERVER_BACK)
+	}
+	else
 		ereport(LOG,
 				(errmsg("KMS key \"%s\" of database %u is accessible again",
 						name, database)));
+	cmek_event_record(event);
+	pfree(event);
 }
 
 /*
@@ -513,9 +569,7 @@ cmek_board_finish(int i, CmekKmsAnswer *answer, TimestampTz started)
 	wake_worker();
 	unlock_board();
 
-	cmek_stat_add(CMEK_STAT_CALLS, 1);
-	if (answer->klass != CMEK_KMS_OK)
-		cmek_stat_add(CMEK_STAT_FAILURES, 1);
-	cmek_stat_add(CMEK_STAT_CALL_USECS, GetCurrentTimestamp() - started);
-	log_change(change, name, database, answer);
+	cmek_stat_add_call(answer->klass == CMEK_KMS_OK,
+					   GetCurrentTimestamp() - started);
+	record_change(change, name, database, answer);
 }

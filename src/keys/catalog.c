@@ -411,13 +411,14 @@ cmek_catalog_read_table_keys(Oid relid)
 	return rows;
 }
 
-/* Is there a table key of this uuid, whatever table it belongs to? */
-bool
-cmek_catalog_table_key_exists(const uint8 *id)
+/* The table key of a uuid, whatever table it belongs to; false: none. */
+static bool
+find_table_key(const uint8 *id, CmekTableKeyRow *row)
 {
 	Relation	rel;
 	SysScanDesc scan;
 	ScanKeyData key;
+	HeapTuple	tuple;
 	bool		found;
 
 	require_catalogs();
@@ -425,10 +426,42 @@ cmek_catalog_table_key_exists(const uint8 *id)
 				uuid_datum(id));
 	rel = table_open(oids.table_key, AccessShareLock);
 	scan = cmek_key_scan(rel, oids.table_key_by_id, true, NULL, 1, &key);
-	found = HeapTupleIsValid(cmek_next_row(scan, rel));
+	tuple = cmek_next_row(scan, rel);
+	found = HeapTupleIsValid(tuple);
+	if (found)
+		read_table_key(tuple, RelationGetDescr(rel), row);
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
 	return found;
+}
+
+/* Is there a table key of this uuid? */
+bool
+cmek_catalog_table_key_exists(const uint8 *id)
+{
+	CmekTableKeyRow row;
+
+	return find_table_key(id, &row);
+}
+
+/* See internal.h. */
+List *
+cmek_catalog_read_newer(const uint8 *id)
+{
+	CmekTableKeyRow row;
+	List	   *newer = NIL;
+	ListCell   *lc;
+
+	if (!find_table_key(id, &row))
+		return NIL;
+	foreach(lc, cmek_catalog_read_table_keys(row.relid))
+	{
+		CmekTableKeyRow *other = lfirst(lc);
+
+		if (other->version >= row.version)
+			newer = lappend(newer, other);
+	}
+	return newer;
 }
 
 /* Does a table have a table key? */

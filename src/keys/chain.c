@@ -202,6 +202,17 @@ cmek_chain_open(const CmekChain *chain, const CmekTableKeyRow *local,
 	walk_down(chain, target, local_key);
 }
 
+/* See internal.h. */
+void
+cmek_chain_open_at(const CmekChain *chain, int target, uint8 *key)
+{
+	CmekLease	lease;
+
+	(void) cmek_server_of_key(newest(chain)->server);
+	cmek_table_key_open(newest(chain), key, &lease);
+	walk_down(chain, target, key);
+}
+
 /* Store what the chain has and the table has not. */
 const CmekTableKeyRow *
 cmek_chain_store(const CmekChain *chain, const CmekTableKeyRow *local)

@@ -25,6 +25,7 @@
 
 #include <unistd.h>
 
+#include "catalog/pg_authid.h"
 #include "catalog/pg_foreign_server.h"
 #include "foreign/foreign.h"
 #include "funcapi.h"
@@ -376,7 +377,7 @@ may_see(const char *name)
 {
 	Oid			server = get_foreign_server_oid(name, true);
 
-	return superuser() ||
+	return has_privs_of_role(GetUserId(), ROLE_PG_MONITOR) ||
 		(OidIsValid(server) &&
 		 cmek_server_aclcheck(server, GetUserId(), ACL_USAGE) == ACLCHECK_OK);
 }

@@ -20,6 +20,7 @@
 #include "utils/guc.h"
 
 #include "compat.h"
+#include "keys/events.h"
 #include "keys/internal.h"
 
 int			cmek_key_cache_size = 4096;
@@ -114,6 +115,8 @@ request_shmem(void)
 	RequestAddinShmemSpace(cmek_stat_shmem_size());
 	RequestAddinShmemSpace(cmek_progress_shmem_size());
 	RequestAddinShmemSpace(cmek_everywhere_shmem_size());
+	RequestAddinShmemSpace(cmek_eventqueue_shmem_size());
+	RequestAddinShmemSpace(cmek_visits_shmem_size());
 	RequestNamedLWLockTranche("cmek", CMEK_NUM_LOCKS);
 }
 
@@ -130,6 +133,8 @@ startup_shmem(void)
 	cmek_stat_shmem_init();
 	cmek_progress_shmem_init();
 	cmek_everywhere_shmem_init();
+	cmek_eventqueue_shmem_init();
+	cmek_visits_shmem_init();
 	locks = GetNamedLWLockTranche("cmek");
 	LWLockRelease(AddinShmemInitLock);
 }
@@ -230,6 +235,7 @@ cmek_keys_init(void)
 	cmek_stat_init();
 	cmek_progress_init();
 	cmek_suspend_init();
+	cmek_events_init();
 	cmek_stop_init();
 	if (!IsBinaryUpgrade)
 	{

@@ -39,6 +39,7 @@ typedef enum CmekLockId
 	CMEK_LOCK_CACHE,
 	CMEK_LOCK_PROGRESS,
 	CMEK_LOCK_EVERYWHERE,		/* taken before the board's */
+	CMEK_LOCK_EVENTS,			/* nothing is taken under it */
 	CMEK_NUM_LOCKS
 } CmekLockId;
 
@@ -57,7 +58,8 @@ typedef enum CmekOperation
 	CMEK_OP_GENERATE,
 	CMEK_OP_UNWRAP,
 	CMEK_OP_CHECK,				/* one step of cmek.check_key() */
-	CMEK_OP_SEAL				/* a secret option: the blob */
+	CMEK_OP_SEAL,				/* a secret option: the blob */
+	CMEK_OP_POST				/* a notification: the blob */
 } CmekOperation;
 
 /* Does the operation make or open a table key?  Only then cache and state learn of it */
@@ -73,6 +75,7 @@ typedef struct CmekKeyRequest
 	char		version[CMEK_KMS_MAX_KEY_ID];	/* expected; "" when unknown */
 	uint32		blob_len;
 	uint8		blob[CMEK_KMS_MAX_BLOB];
+	bool		fresh;			/* no answer of a moment ago will do */
 	CmekKmsStep step;			/* of CMEK_OP_CHECK */
 	char		option[NAMEDATALEN];	/* of CMEK_OP_SEAL */
 	uint64		config_hash;
@@ -221,6 +224,7 @@ extern void cmek_board_wait_space(TimestampTz deadline);
 extern void cmek_board_leave(int slot);
 extern bool cmek_board_has_workers(void);
 extern void cmek_board_prove(const CmekDueProof *due);
+extern bool cmek_board_post(const CmekKeyRequest *what);
 extern void cmek_board_attach(int worker, Latch *latch);
 extern void cmek_board_detach(int worker);
 extern int	cmek_board_take(int worker);
@@ -314,6 +318,8 @@ extern void cmek_catalog_insert_data_key(const CmekDataKeyRow *row);
 extern void cmek_catalog_rewrap_data_keys(Oid relid, const CmekDataKeyRow *rows,
 										  int nrows);
 extern List *cmek_catalog_read_table_keys(Oid relid);
+/* A table key by its uuid and those of its table that came after; NIL: none */
+extern List *cmek_catalog_read_newer(const uint8 *id);
 extern void cmek_catalog_seal_table_key(const CmekTableKeyRow *row);
 extern bool cmek_catalog_table_key_exists(const uint8 *id);
 extern void cmek_catalog_supersede_data_keys(Oid relid);
@@ -332,6 +338,8 @@ extern bool cmek_catalog_written(void);
  * ----------
  */
 extern void cmek_server_fill(CmekKeyRequest *what, Oid serverid);
+/* The server of a KMS key; ERROR that says what to create when it is not there */
+extern Oid	cmek_server_of_key(const char *name);
 
 /* ----------
  * tablekey.c: how a backend comes by an opened table key
@@ -343,6 +351,12 @@ extern bool cmek_table_key_try_open(const CmekTableKeyRow *row, uint8 *key,
 									CmekLease *lease);
 extern void cmek_table_key_generate(Oid relid, Oid serverid, int32 version,
 									CmekTableKeyRow *row, uint8 *key);
+/* A request in secret memory of the current context */
+extern CmekKeyRequest *cmek_new_key_request(CmekOperation op, Oid serverid,
+											const uint8 *uuid);
+/* Its key, out of the cache or from a KMS; false with the reason */
+extern bool cmek_fetch_key(const CmekKeyRequest *what, uint8 *key,
+						   CmekLease *lease, CmekReply *reply);
 extern void cmek_dek_wrap(CmekDataKeyRow *row, const uint8 *table_key_id,
 						  CmekAead *table_key, const uint8 *dek);
 extern void cmek_dek_unwrap(const CmekDataKeyRow *row,
@@ -365,6 +379,9 @@ extern void cmek_chain_seal(CmekTableKeyRow *row, const uint8 *key,
 extern void cmek_chain_open(const CmekChain *chain,
 							const CmekTableKeyRow *local,
 							uint8 *local_key, uint8 *newest_key);
+/* Open one of them, by way of the newest */
+extern void cmek_chain_open_at(const CmekChain *chain, int target,
+							   uint8 *key);
 extern const CmekTableKeyRow *cmek_chain_store(const CmekChain *chain,
 											   const CmekTableKeyRow *local);
 
@@ -404,10 +421,16 @@ extern Size cmek_stat_shmem_size(void);
 extern void cmek_stat_shmem_init(void);
 extern void cmek_stat_init(void);
 extern void cmek_stat_add(CmekStat stat, uint64 n);
+extern void cmek_stat_add_call(bool ok, int64 usecs);
 
 extern Size cmek_progress_shmem_size(void);
 extern void cmek_progress_shmem_init(void);
 extern void cmek_progress_init(void);
+
+/* visits.c: the keeper sends visitors to databases */
+extern Size cmek_visits_shmem_size(void);
+extern void cmek_visits_shmem_init(void);
+extern void cmek_visits_run(TimestampTz now);
 
 /* stop.c */
 extern void cmek_stop_init(void);

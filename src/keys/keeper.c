@@ -10,6 +10,9 @@
  * longest for its turn; it speaks for all cached keys of that version, so
  * that ten thousand tables under one key cost one call in a TTL.
  *
+ * Besides it sends visitors to databases where something is due (visits.c).
+ * For that it reads pg_database; it is never connected to a database.
+ *
  * On a standby nobody commits a suspension, its row is just replayed.  So
  * there the keeper ends all leases once a second: whoever uses a key comes
  * back for it, which costs no call to a KMS, and looks for the row.  Keys that
@@ -28,6 +31,7 @@
 #include "utils/memutils.h"
 
 #include "compat.h"
+#include "keys/events.h"
 #include "keys/internal.h"
 
 PGDLLEXPORT void cmek_keeper_main(Datum arg);
@@ -44,7 +48,9 @@ cmek_keeper_register(void)
 	strlcpy(worker.bgw_type, "cmek keeper", BGW_MAXLEN);
 	strlcpy(worker.bgw_library_name, "cmek", sizeof(worker.bgw_library_name));
 	strlcpy(worker.bgw_function_name, "cmek_keeper_main", BGW_MAXLEN);
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS;
+	/* of no database: it reads the list of databases, and nothing else */
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS |
+		BGWORKER_BACKEND_DATABASE_CONNECTION;
 	worker.bgw_start_time = BgWorkerStart_ConsistentState;
 	worker.bgw_restart_time = 5;
 	RegisterBackgroundWorker(&worker);
@@ -107,6 +113,13 @@ wait_a_tick(void)
 	}
 }
 
+/* Nobody is to wait for the keeper when it is gone. */
+static void
+detach_at_exit(int code, Datum arg)
+{
+	cmek_eventqueue_attach(NULL);
+}
+
 /* Entry of the keeper. */
 void
 cmek_keeper_main(Datum arg)
@@ -116,6 +129,9 @@ cmek_keeper_main(Datum arg)
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
 	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnectionByOid(InvalidOid, InvalidOid, 0);
+	before_shmem_exit(detach_at_exit, (Datum) 0);
+	cmek_eventqueue_attach(MyLatch);
 	oldest = MemoryContextAlloc(TopMemoryContext,
 								cmek_num_servers() * sizeof(TimestampTz));
 
@@ -130,6 +146,8 @@ cmek_keeper_main(Datum arg)
 			ask_for_proofs(now);
 			honour_replayed(now);
 		}
+		if (!RecoveryInProgress())
+			cmek_visits_run(now);
 		wait_a_tick();
 	}
 	/* not 0, which would mean: never start the keeper again */

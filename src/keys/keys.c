@@ -22,6 +22,7 @@
 #include "utils/syscache.h"
 
 #include "compat.h"
+#include "keys/events.h"
 #include "keys/internal.h"
 
 /* Record that a table needs a server, once. */
@@ -300,6 +301,8 @@ cmek_keys_rotate_table_key(Oid relid)
 {
 	CmekBinding *binding = read_binding(relid);
 
+	cmek_event_note(CMEK_EVENT_ROTATE, binding->table_key.server, relid,
+					"table key");
 	move_keys(binding,
 			  get_foreign_server_oid(binding->table_key.server, false), NULL);
 }
@@ -308,6 +311,8 @@ cmek_keys_rotate_table_key(Oid relid)
 void
 cmek_keys_import(const CmekChain *chain, Oid serverid)
 {
+	cmek_event_note(CMEK_EVENT_IMPORT, cmek_chain_server(chain),
+					cmek_chain_relid(chain), NULL);
 	move_keys(read_binding(cmek_chain_relid(chain)), serverid, chain);
 }
 
@@ -319,6 +324,7 @@ cmek_keys_delete(Oid relid)
 
 	foreach(lc, cmek_catalog_delete(relid))
 	{
+		cmek_event_note(CMEK_EVENT_UNBIND, lfirst(lc), relid, NULL);
 		delete_dependency(relid, lfirst(lc));
 		/* a table that went back and forth names a server twice */
 		CommandCounterIncrement();

@@ -241,6 +241,13 @@ extern bool cmek_chain_is_news(const CmekChain *chain);
 /* Give a table the newer keys of its chain; serverid is that of the newest */
 extern void cmek_keys_import(const CmekChain *chain, Oid serverid);
 
+/*
+ * A key derived from the service key for the use that the label names, into
+ * CMEK_KEY_LEN bytes of secret memory.  False when the service key is away.
+ */
+#define CMEK_SERVICE_KEY_SERVER "cmek_service_key"
+extern bool cmek_derived_key(const char *label, uint8 *key);
+
 /* ----------
  * Counters of cmek.stat, kept per backend and added to the shared ones at
  * the end of each transaction.

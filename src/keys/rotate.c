@@ -24,6 +24,7 @@
 #include "utils/memutils.h"
 
 #include "compat.h"
+#include "keys/events.h"
 #include "keys/internal.h"
 
 StaticAssertDecl(sizeof(CmekRenewRequest) <= BGW_EXTRALEN,
@@ -88,6 +89,8 @@ rotate(Oid relid, uint32 dek_id)
 				 errmsg("table \"%s\" has no key", get_rel_name(relid))));
 	if (!is_current(binding, dek_id))
 		return;
+	cmek_event_note(CMEK_EVENT_ROTATE, binding->table_key.server, relid,
+					"data keys");
 	cmek_table_key_open(&binding->table_key, key, &lease);
 	cmek_catalog_supersede_data_keys(relid);
 	cmek_stop("rotate-superseded");

@@ -18,6 +18,7 @@
 #include "common/hashfn.h"
 #include "foreign/foreign.h"
 #include "miscadmin.h"
+#include "utils/builtins.h"
 #include "utils/syscache.h"
 
 #include "compat.h"
@@ -99,4 +100,19 @@ cmek_server_fill(CmekKeyRequest *what, Oid serverid)
 	/* all of it is zeroed beyond the options' length */
 	what->config_hash = hash_bytes_extended((const unsigned char *) config,
 											sizeof(CmekKmsConfig), 0);
+}
+
+/* See internal.h. */
+Oid
+cmek_server_of_key(const char *name)
+{
+	Oid			server = get_foreign_server_oid(name, true);
+
+	if (!OidIsValid(server))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("KMS key \"%s\" does not exist", name),
+				 errhint("CREATE SERVER %s FOREIGN DATA WRAPPER ... for the same key at its KMS.",
+						 quote_identifier(name))));
+	return server;
 }

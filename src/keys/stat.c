@@ -22,15 +22,25 @@
 #include "keys/internal.h"
 
 PG_FUNCTION_INFO_V1(cmek_stat_counters);
+PG_FUNCTION_INFO_V1(cmek_kms_histogram);
 
 CmekCounters cmek_counters = {0};
 
+/* Upper bounds of the histogram of calls to KMSs, in ms; the last has none */
+static const int bounds[] = {
+	1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000
+};
+
+#define NUM_BUCKETS (lengthof(bounds) + 1)
+#define NUM_COUNTERS (CMEK_NUM_STATS + NUM_BUCKETS)
+
+/* The statistics, then the buckets of the histogram */
 static pg_atomic_uint64 *counters = NULL;
 
 Size
 cmek_stat_shmem_size(void)
 {
-	return CMEK_NUM_STATS * sizeof(pg_atomic_uint64);
+	return NUM_COUNTERS * sizeof(pg_atomic_uint64);
 }
 
 /* Find or make the counters in shared memory. */
@@ -41,7 +51,7 @@ cmek_stat_shmem_init(void)
 
 	counters = ShmemInitStruct("cmek counters", cmek_stat_shmem_size(), &found);
 	if (!found)
-		for (int i = 0; i < CMEK_NUM_STATS; i++)
+		for (Size i = 0; i < NUM_COUNTERS; i++)
 			pg_atomic_init_u64(&counters[i], 0);
 }
 
@@ -50,6 +60,22 @@ void
 cmek_stat_add(CmekStat stat, uint64 n)
 {
 	pg_atomic_fetch_add_u64(&counters[stat], (int64) n);
+}
+
+/* Count a call to a KMS. */
+void
+cmek_stat_add_call(bool ok, int64 usecs)
+{
+	Size		bucket = 0;
+
+	cmek_stat_add(CMEK_STAT_CALLS, 1);
+	if (!ok)
+		cmek_stat_add(CMEK_STAT_FAILURES, 1);
+	cmek_stat_add(CMEK_STAT_CALL_USECS, usecs);
+	while (bucket < lengthof(bounds) &&
+		   usecs > bounds[bucket] * INT64CONST(1000))
+		bucket++;
+	pg_atomic_fetch_add_u64(&counters[CMEK_NUM_STATS + bucket], 1);
 }
 
 /* Add what this backend counted for itself. */
@@ -114,4 +140,31 @@ cmek_stat_counters(PG_FUNCTION_ARGS)
 	Assert(i == lengthof(values));
 	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc),
 											 values, nulls));
+}
+
+/*
+ * SQL: how many calls to KMSs took up to so many seconds; each row counts
+ * those of the rows before it, too, and the last, without a bound, all.
+ */
+Datum
+cmek_kms_histogram(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	int64		sum = 0;
+
+	cmek_require_preload();
+	InitMaterializedSRF(fcinfo, 0);
+	for (Size i = 0; i < NUM_BUCKETS; i++)
+	{
+		Datum		values[2] = {0};
+		bool		nulls[2] = {false};
+
+		sum += (int64) pg_atomic_read_u64(&counters[CMEK_NUM_STATS + i]);
+		nulls[0] = i == lengthof(bounds);
+		if (!nulls[0])
+			values[0] = Float8GetDatum(bounds[i] / 1000.0);
+		values[1] = Int64GetDatum(sum);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	return (Datum) 0;
 }

@@ -18,6 +18,7 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_authid.h"
 #include "catalog/pg_foreign_server.h"
 #include "common/hashfn.h"
 #include "common/pg_prng.h"
@@ -25,12 +26,14 @@
 #include "foreign/foreign.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "portability/instr_time.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/syscache.h"
 
 #include "compat.h"
 #include "keys/internal.h"
+#include "keys/watch.h"
 
 #define BACKOFF_FIRST_MS 250
 #define BACKOFF_LAST_MS 5000
@@ -71,6 +74,13 @@ typedef struct ServerEntry
 
 	bool		suspended;		/* in its database */
 	CmekSuspension suspension;
+
+	/* the clock of observed inaccessible time; see watch.h */
+	TimestampTz answered_at;
+	instr_time	failed_at;		/* last answer, if it was a failure; else zero */
+	int64		denied_ms;
+	int64		unreachable_ms;
+	bool		was_ok;
 
 	TimestampTz denied_at;		/* start of the last unwrap that was denied */
 	ServerFailure failure;
@@ -314,6 +324,8 @@ remember_failure(ServerEntry *entry, const CmekKeyRequest *what,
 
 	if (failure_covers(failure, what))
 		delay = Min(failure->delay_ms * 2, BACKOFF_LAST_MS);
+	/* a key that is back works again within a probe's time */
+	delay = Min(delay, cmek_key_cache_ttl * 1000);
 	failure->active = true;
 	failure->op = what->op;
 	memcpy(failure->uuid, what->uuid, CMEK_UUID_LEN);
@@ -344,6 +356,8 @@ set_state(ServerEntry *entry, const CmekKmsAnswer *answer)
 		else if (entry->known)
 			change = CMEK_SERVER_BACK;
 	}
+	else if (!is_ok && entry->klass != answer->klass)
+		change = CMEK_SERVER_LOST;	/* for another reason than before */
 	entry->known = true;
 	entry->klass = answer->klass;
 	strlcpy(entry->code, answer->code, sizeof(entry->code));
@@ -351,6 +365,51 @@ set_state(ServerEntry *entry, const CmekKmsAnswer *answer)
 	if (is_ok)
 		entry->last_ok = GetCurrentTimestamp();
 	return change;
+}
+
+/*
+ * Milliseconds between two failures; 0 when there was something in between,
+ * or so much time that nobody knows.
+ */
+static int64
+time_between(const instr_time *before, const instr_time *now)
+{
+	int64		longest = 2000 * (int64) cmek_key_cache_ttl + cmek_kms_timeout;
+	instr_time	diff = *now;
+	int64		ms;
+
+	if (INSTR_TIME_IS_ZERO(*before))
+		return 0;
+	INSTR_TIME_SUBTRACT(diff, *before);
+	ms = (int64) INSTR_TIME_GET_MILLISEC(diff);
+	return ms > longest ? 0 : ms;
+}
+
+/*
+ * Count the time since the failure before this one as inaccessible.  It was
+ * denied when both say so.
+ */
+static void
+run_clock(ServerEntry *entry, CmekKmsClass klass)
+{
+	instr_time	now;
+	int64		ms;
+
+	entry->answered_at = GetCurrentTimestamp();
+	if (klass == CMEK_KMS_OK)
+	{
+		INSTR_TIME_SET_ZERO(entry->failed_at);
+		entry->denied_ms = entry->unreachable_ms = 0;
+		entry->was_ok = true;
+		return;
+	}
+	INSTR_TIME_SET_CURRENT(now);
+	ms = time_between(&entry->failed_at, &now);
+	entry->failed_at = now;
+	if (klass == CMEK_KMS_DENIED && entry->klass == CMEK_KMS_DENIED)
+		entry->denied_ms += ms;
+	else if (klass != CMEK_KMS_MISCONFIGURED)
+		entry->unreachable_ms += ms;
 }
 
 /* Take note of the answer to a call. */
@@ -366,6 +425,7 @@ cmek_server_observe(int server, const CmekKeyRequest *what,
 			entry->failure.active = false;
 		entry->config_hash = what->config_hash;
 		entry->config = what->config;
+		run_clock(entry, answer->klass);
 		return set_state(entry, answer);
 	}
 	remember_failure(entry, what, answer);
@@ -378,6 +438,7 @@ cmek_server_observe(int server, const CmekKeyRequest *what,
 	if (what->op == CMEK_OP_GENERATE && entry->known &&
 		entry->klass == CMEK_KMS_OK)
 		return CMEK_SERVER_SAME;
+	run_clock(entry, answer->klass);
 	return set_state(entry, answer);
 }
 
@@ -387,7 +448,7 @@ cmek_server_proof_config(int server, CmekKeyRequest *what)
 {
 	const ServerEntry *entry = &servers[server];
 
-	if (!entry->used || entry->last_ok == 0)
+	if (!entry->used || entry->config.provider[0] == '\0')
 		return false;
 	what->database = entry->database;
 	what->server = entry->server;
@@ -411,6 +472,88 @@ cmek_server_oldest_proofs(TimestampTz now, TimestampTz *oldest)
 	for (int i = 0; i < cmek_num_servers(); i++)
 		oldest[i] = now - (cmek_server_since(i) != 0 ? Max(ttl, grace) :
 						   ttl + grace + 30 * USECS_PER_SEC);
+}
+
+/* The entry of a server of this database; NULL when there is none. */
+static ServerEntry *
+find_entry(Oid server)
+{
+	for (int i = 0; i < cmek_num_servers(); i++)
+		if (servers[i].used && servers[i].database == MyDatabaseId &&
+			servers[i].server == server)
+			return &servers[i];
+	return NULL;
+}
+
+/* See watch.h. */
+bool
+cmek_watch_read(Oid server, CmekWatch *watch)
+{
+	const ServerEntry *entry;
+
+	memset(watch, 0, sizeof(CmekWatch));
+	LWLockAcquire(cmek_lock(CMEK_LOCK_BOARD), LW_SHARED);
+	entry = find_entry(server);
+	if (entry != NULL && entry->known)
+	{
+		watch->known = true;
+		watch->klass = entry->klass;
+		strlcpy(watch->code, entry->code, sizeof(watch->code));
+		strlcpy(watch->message, entry->message, sizeof(watch->message));
+		watch->since = entry->since;
+		watch->last_ok = entry->last_ok;
+		watch->answered_at = entry->answered_at;
+		watch->denied_ms = entry->denied_ms;
+		watch->unreachable_ms = entry->unreachable_ms;
+		watch->was_ok = entry->was_ok;
+	}
+	LWLockRelease(cmek_lock(CMEK_LOCK_BOARD));
+	return watch->known;
+}
+
+/* See watch.h.  What came since stays to be written. */
+void
+cmek_watch_written(Oid server, const CmekWatch *watch)
+{
+	ServerEntry *entry;
+
+	LWLockAcquire(cmek_lock(CMEK_LOCK_BOARD), LW_EXCLUSIVE);
+	entry = find_entry(server);
+	if (entry != NULL && entry->answered_at == watch->answered_at)
+		entry->was_ok = false;
+	if (entry != NULL && entry->denied_ms >= watch->denied_ms &&
+		entry->unreachable_ms >= watch->unreachable_ms)
+	{
+		entry->denied_ms -= watch->denied_ms;
+		entry->unreachable_ms -= watch->unreachable_ms;
+	}
+	LWLockRelease(cmek_lock(CMEK_LOCK_BOARD));
+}
+
+/* See watch.h. */
+void
+cmek_watch_restore(Oid server, const char *name, const CmekWatch *before)
+{
+	ServerEntry *entry;
+	int			i;
+
+	LWLockAcquire(cmek_lock(CMEK_LOCK_BOARD), LW_EXCLUSIVE);
+	i = cmek_server_reserve(MyDatabaseId, server, name);
+	entry = &servers[i];
+	if (!entry->known)
+	{
+		entry->known = true;
+		entry->klass = before->klass;
+		strlcpy(entry->code, before->code, sizeof(entry->code));
+		strlcpy(entry->message, before->message, sizeof(entry->message));
+		entry->since = before->since;
+	}
+	else if (entry->klass != CMEK_KMS_OK && before->klass != CMEK_KMS_OK &&
+			 entry->last_ok < before->since)
+		entry->since = Min(entry->since, before->since);
+	entry->last_ok = Max(entry->last_ok, before->last_ok);
+	cmek_server_leave(i);
+	LWLockRelease(cmek_lock(CMEK_LOCK_BOARD));
 }
 
 /* Emit one row of cmek.server_state(). */
@@ -448,9 +591,18 @@ copy_entry(int i, ServerEntry *copy)
 	return wanted;
 }
 
+/* May the caller know how a KMS key is? */
+static bool
+may_see(Oid server)
+{
+	return SearchSysCacheExists1(FOREIGNSERVEROID, ObjectIdGetDatum(server)) &&
+		(has_privs_of_role(GetUserId(), ROLE_PG_MONITOR) ||
+		 cmek_server_aclcheck(server, GetUserId(), ACL_USAGE) == ACLCHECK_OK);
+}
+
 /*
  * SQL: what is known of the KMS keys of this database that the caller may
- * use.
+ * use or monitor.
  */
 Datum
 cmek_server_state(PG_FUNCTION_ARGS)
@@ -461,11 +613,7 @@ cmek_server_state(PG_FUNCTION_ARGS)
 	cmek_require_preload();
 	InitMaterializedSRF(fcinfo, 0);
 	for (int i = 0; i < cmek_num_servers(); i++)
-		if (copy_entry(i, entry) &&
-			SearchSysCacheExists1(FOREIGNSERVEROID,
-								  ObjectIdGetDatum(entry->server)) &&
-			cmek_server_aclcheck(entry->server, GetUserId(),
-								 ACL_USAGE) == ACLCHECK_OK)
+		if (copy_entry(i, entry) && may_see(entry->server))
 			put_state(rsinfo, entry);
 	return (Datum) 0;
 }

@@ -34,6 +34,7 @@
 #include "utils/memutils.h"
 
 #include "compat.h"
+#include "keys/events.h"
 #include "keys/internal.h"
 
 PG_FUNCTION_INFO_V1(cmek_suspend_key);
@@ -199,6 +200,23 @@ require_superuser(void)
 				 errmsg("must be superuser to suspend or resume a KMS key everywhere")));
 }
 
+/* What happens in every database happens at once: so does its event. */
+static void
+record_everywhere(const char *what, const char *name)
+{
+	CmekEvent  *event = palloc0(sizeof(CmekEvent));
+
+	event->database = MyDatabaseId;
+	strlcpy(event->event, what, sizeof(event->event));
+	strlcpy(event->outcome, CMEK_OUTCOME_DONE, sizeof(event->outcome));
+	strlcpy(event->key, name, sizeof(event->key));
+	strlcpy(event->role, GetUserNameFromId(GetUserId(), false),
+			sizeof(event->role));
+	strlcpy(event->detail, "everywhere", sizeof(event->detail));
+	cmek_event_record(event);
+	pfree(event);
+}
+
 /* Suspend for this database, as of commit. */
 static void
 suspend_here(const char *name)
@@ -208,6 +226,7 @@ suspend_here(const char *name)
 
 	PreventCommandIfReadOnly("cmek.suspend_key()");
 	PreventCommandDuringRecovery("cmek.suspend_key()");
+	cmek_event_note(CMEK_EVENT_SUSPEND, name, InvalidOid, NULL);
 	server = find_own_server(name);
 	if (cmek_suspended_row_find(name, &suspension))
 	{
@@ -229,6 +248,7 @@ resume_here(const char *name)
 
 	PreventCommandIfReadOnly("cmek.resume_key()");
 	PreventCommandDuringRecovery("cmek.resume_key()");
+	cmek_event_note(CMEK_EVENT_RESUME, name, InvalidOid, NULL);
 	server = find_own_server(name);
 	if (cmek_suspended_row_delete(name))
 		touch(server, name);
@@ -252,6 +272,7 @@ cmek_suspend_key(PG_FUNCTION_ARGS)
 	{
 		require_superuser();
 		cmek_everywhere_add(name, GetUserNameFromId(GetUserId(), false));
+		record_everywhere(CMEK_EVENT_SUSPEND, name);
 	}
 	else
 		suspend_here(name);
@@ -269,6 +290,7 @@ cmek_resume_key(PG_FUNCTION_ARGS)
 	{
 		require_superuser();
 		cmek_everywhere_remove(name);
+		record_everywhere(CMEK_EVENT_RESUME, name);
 	}
 	else
 		resume_here(name);

@@ -18,14 +18,19 @@
 #include "utils/memutils.h"
 
 #include "compat.h"
+#include "keys/events.h"
 #include "keys/internal.h"
+#include "keys/watch.h"
 
 /* The name of a table for a message. */
 static const char *
 table_name(Oid relid)
 {
-	const char *name = get_rel_name(relid);
+	const char *name;
 
+	if (!OidIsValid(relid))
+		return "(snapshot)";
+	name = get_rel_name(relid);
 	return name != NULL ? name : psprintf("%u", relid);
 }
 
@@ -52,6 +57,7 @@ report_unavailable(Oid relid, const CmekKeyRequest *what,
 	const char *since = reply->since == 0 ? "" :
 		psprintf(" Inaccessible since %s.", timestamptz_to_str(reply->since));
 
+	cmek_event_failing(reply->code, reply->message);
 	if (reply->klass == CMEK_KMS_CORRUPT)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
@@ -74,8 +80,8 @@ report_unavailable(Oid relid, const CmekKeyRequest *what,
 }
 
 /* A request in secret memory, for it holds credentials. */
-static CmekKeyRequest *
-new_request(CmekOperation op, Oid serverid, const uint8 *uuid)
+CmekKeyRequest *
+cmek_new_key_request(CmekOperation op, Oid serverid, const uint8 *uuid)
 {
 	CmekKeyRequest *what = cmek_secret_alloc_in(CurrentMemoryContext,
 												sizeof(CmekKeyRequest));
@@ -130,8 +136,8 @@ ask_for_key(const CmekKeyRequest *what, uint8 *key, CmekLease *lease,
  * the row with the key and its lease in hand leaves no gap.  The look before
  * spares the KMS a call.
  */
-static bool
-fetch_key(const CmekKeyRequest *what, uint8 *key, CmekLease *lease,
+bool
+cmek_fetch_key(const CmekKeyRequest *what, uint8 *key, CmekLease *lease,
 		  CmekReply *reply)
 {
 	if (cmek_cache_fetch(what, key, lease))
@@ -167,7 +173,7 @@ report_unopened(Oid relid, const CmekKeyRequest *what, const CmekReply *reply)
 static CmekKeyRequest *
 new_unwrap(Oid serverid, const CmekTableKeyRow *row)
 {
-	CmekKeyRequest *what = new_request(CMEK_OP_UNWRAP, serverid, row->id);
+	CmekKeyRequest *what = cmek_new_key_request(CMEK_OP_UNWRAP, serverid, row->id);
 
 	strlcpy(what->version, row->key_version, sizeof(what->version));
 	what->blob_len = row->blob_len;
@@ -197,7 +203,7 @@ cmek_table_key_try_open(const CmekTableKeyRow *row, uint8 *key,
 		serverid = get_foreign_server_oid(row->server, false);
 	}
 	what = new_unwrap(serverid, row);
-	if (fetch_key(what, key, lease, reply))
+	if (cmek_fetch_key(what, key, lease, reply))
 		return true;
 	if (cmek_catalog_is_newest(row))
 		report_unopened(row->relid, what, reply);
@@ -215,8 +221,33 @@ cmek_table_key_open(const CmekTableKeyRow *row, uint8 *key, CmekLease *lease)
 	CmekKeyRequest *what = new_unwrap(serverid, row);
 	CmekReply  *reply = palloc(sizeof(CmekReply));
 
-	if (!fetch_key(what, key, lease, reply))
+	if (!cmek_fetch_key(what, key, lease, reply))
 		report_unopened(row->relid, what, reply);
+}
+
+/* See watch.h. */
+bool
+cmek_watch_probe(Oid server, Oid relid)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+												  "cmek probe",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	CmekBinding *binding = cmek_catalog_read(relid);
+	bool		ok = true;
+
+	if (binding != NULL)
+		ok = cmek_board_post(new_unwrap(server, &binding->table_key));
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+	return ok;
+}
+
+/* See watch.h. */
+int
+cmek_watch_period(void)
+{
+	return cmek_key_cache_ttl;
 }
 
 /*
@@ -233,7 +264,9 @@ cmek_table_key_generate(Oid relid, Oid serverid, int32 version,
 
 	memset(row, 0, sizeof(CmekTableKeyRow));
 	cmek_random_uuid(row->id);
-	what = new_request(CMEK_OP_GENERATE, serverid, row->id);
+	what = cmek_new_key_request(CMEK_OP_GENERATE, serverid, row->id);
+	/* who binds a table wants to know how things stand now */
+	what->fresh = true;
 	/* so that a lost key file is not taken for one that never was */
 	cmek_catalog_server_version(what->server_name, what->version);
 	/* an aborted transaction leaves a key in the cache that nobody will use */

@@ -63,6 +63,9 @@ dispatch(const CmekKmsProvider *provider, const CmekKeyRequest *what,
 		case CMEK_OP_SEAL:
 			cmek_secret_seal(req, what->option, answer);
 			break;
+		case CMEK_OP_POST:
+			cmek_kms_post(req, answer);
+			break;
 	}
 }
 
@@ -83,10 +86,10 @@ call_provider(const CmekKeyRequest *what, TimestampTz started,
 	req.blob = what->blob;
 	req.blob_len = what->blob_len;
 	req.deadline = TimestampTzPlusMilliseconds(started, cmek_kms_timeout);
-	if (provider == NULL)
+	if (provider == NULL && what->op != CMEK_OP_POST)
 		cmek_kms_answer(answer, CMEK_KMS_MISCONFIGURED, "NoProvider",
 						"there is no provider \"%s\"", what->config.provider);
-	else if (what->op == CMEK_OP_SEAL ||
+	else if (what->op == CMEK_OP_SEAL || what->op == CMEK_OP_POST ||
 			 (req.config = cmek_secrets_open(&what->config, req.deadline,
 											 answer)) != NULL)
 		dispatch(provider, what, &req, answer);

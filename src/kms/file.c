@@ -270,9 +270,32 @@ file_wrap(const CmekKmsRequest *req, CmekKmsAnswer *answer)
 	describe_key(req, file, answer);
 }
 
+/* Is a key wanted that is derived from the service key? */
+static bool
+is_derivation(const CmekKmsRequest *req)
+{
+	return req->blob_len > strlen(CMEK_DERIVE_PREFIX) &&
+		req->blob_len != CMEK_WRAPPED_DEK_LEN &&
+		memcmp(req->blob, CMEK_DERIVE_PREFIX, strlen(CMEK_DERIVE_PREFIX)) == 0 &&
+		source_of(req->config).service;
+}
+
+/* Derive it: the service key may be made for this, too. */
+static void
+file_derive(const CmekKmsRequest *req, CmekKmsAnswer *answer)
+{
+	FileKey    *file = new_file_key();
+
+	if (!open_key(req, true, file, answer))
+		return;
+	cmek_hmac_sha256(file->key, CMEK_KEY_LEN, req->blob, req->blob_len,
+					 answer->key);
+	describe_key(req, file, answer);
+}
+
 /* Unwrap a table key. */
 static void
-file_unwrap(const CmekKmsRequest *req, CmekKmsAnswer *answer)
+unwrap_blob(const CmekKmsRequest *req, CmekKmsAnswer *answer)
 {
 	FileKey    *file = new_file_key();
 	CmekFileWrapAad aad = wrap_aad(req->uuid);
@@ -298,6 +321,16 @@ file_unwrap(const CmekKmsRequest *req, CmekKmsAnswer *answer)
 	else
 		cmek_kms_answer(answer, CMEK_KMS_CORRUPT, "BlobDamaged",
 						"the wrapped table key does not authenticate");
+}
+
+/* Unwrap a table key, or make a derived key that is asked for like one. */
+static void
+file_unwrap(const CmekKmsRequest *req, CmekKmsAnswer *answer)
+{
+	if (is_derivation(req))
+		file_derive(req, answer);
+	else
+		unwrap_blob(req, answer);
 }
 
 /* Is the key there and the expected one?  Fills in its id and version too. */

@@ -197,6 +197,9 @@ extern const CmekKmsConfig *cmek_secrets_open(const CmekKmsConfig *config,
 											  TimestampTz deadline,
 											  CmekKmsAnswer *answer);
 
+/* In a KMS worker: post the blob to the configuration's "url" (post.c) */
+extern void cmek_kms_post(const CmekKmsRequest *req, CmekKmsAnswer *answer);
+
 /* Setting: servers of ordinary users may use the host's own identity */
 extern PGDLLIMPORT bool cmek_ambient_credentials;
 

@@ -1,0 +1,284 @@
+/*-------------------------------------------------------------------------
+ *
+ * visits.c
+ *	  The keeper sends a visitor to one database after the other.
+ *
+ * A visitor (lifecycle/visit.c) is a dynamic worker that connects, writes down
+ * what is to be written down, and goes; so it is never in the way of CREATE
+ * DATABASE ... TEMPLATE, DROP DATABASE or RENAME for long, and takes one place
+ * of max_worker_processes however many databases there are.  There is one at
+ * a time.
+ *
+ * A database is visited when an event waits for it, and when the last visitor
+ * said that something will be due.  After a start every database is visited
+ * once; those without the extension not again before something happens there.
+ *
+ * Here lives the keeper's memory of that, and the place in shared memory where
+ * the visitor leaves its report.  Nothing here reads a user's table.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/heapam.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/pg_database.h"
+#include "miscadmin.h"
+#include "postmaster/bgworker.h"
+#include "storage/shmem.h"
+#include "utils/snapmgr.h"
+
+#include "compat.h"
+#include "keys/events.h"
+#include "keys/internal.h"
+
+/* How soon a visit that failed is repeated, and databases are looked for */
+#define RETRY_MS 5000
+#define LIST_EVERY_MS 60000
+#define NEVER DT_NOEND
+
+/* datconnlimit of a database whose DROP was interrupted (pg_database.h) */
+#define INVALID_DATABASE (-2)
+
+typedef struct VisitedDatabase
+{
+	Oid			database;
+	bool		listed;			/* still there at the last look */
+	TimestampTz due;
+	TimestampTz blocked_until;	/* a visit has failed */
+} VisitedDatabase;
+
+static CmekVisitReport *last_report = NULL;
+
+/* The keeper's own */
+static List *databases = NIL;
+static TimestampTz listed_at = 0;
+static BackgroundWorkerHandle *visitor = NULL;
+static Oid	visited = InvalidOid;
+static bool complained = false;
+
+Size
+cmek_visits_shmem_size(void)
+{
+	return sizeof(CmekVisitReport);
+}
+
+/* Find or make the place for reports. */
+void
+cmek_visits_shmem_init(void)
+{
+	bool		found;
+
+	last_report = ShmemInitStruct("cmek visits", sizeof(CmekVisitReport), &found);
+	if (!found)
+		memset(last_report, 0, sizeof(CmekVisitReport));
+}
+
+/* See events.h. */
+void
+cmek_visit_report(const CmekVisitReport *report)
+{
+	LWLockAcquire(cmek_lock(CMEK_LOCK_EVENTS), LW_EXCLUSIVE);
+	*last_report = *report;
+	LWLockRelease(cmek_lock(CMEK_LOCK_EVENTS));
+}
+
+/* What is remembered of a database; made when new. */
+static VisitedDatabase *
+find_database(Oid database)
+{
+	MemoryContext old;
+	VisitedDatabase *db;
+	ListCell   *lc;
+
+	foreach(lc, databases)
+	{
+		db = lfirst(lc);
+		if (db->database == database)
+			return db;
+	}
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	db = palloc0(sizeof(VisitedDatabase));
+	db->database = database;
+	databases = lappend(databases, db);
+	MemoryContextSwitchTo(old);
+	return db;
+}
+
+/* Forget databases that are gone, with the events that wait for them. */
+static void
+forget_dropped(void)
+{
+	List	   *left = NIL;
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+	ListCell   *lc;
+
+	foreach(lc, databases)
+	{
+		VisitedDatabase *db = lfirst(lc);
+
+		if (db->listed)
+			left = lappend(left, db);
+		else
+		{
+			cmek_eventqueue_release(db->database, PG_UINT64_MAX);
+			pfree(db);
+		}
+	}
+	list_free(databases);
+	databases = left;
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * Look which databases there are.  Templates are left alone until something
+ * happens in them: they have to be free for CREATE DATABASE.
+ */
+static void
+list_databases(void)
+{
+	Relation	rel;
+	TableScanDesc scan;
+	HeapTuple	tuple;
+	ListCell   *lc;
+
+	foreach(lc, databases)
+		((VisitedDatabase *) lfirst(lc))->listed = false;
+	StartTransactionCommand();
+	(void) GetTransactionSnapshot();
+	rel = table_open(DatabaseRelationId, AccessShareLock);
+	scan = table_beginscan_catalog(rel, 0, NULL);
+	while (HeapTupleIsValid(tuple = heap_getnext(scan, ForwardScanDirection)))
+	{
+		Form_pg_database form = (Form_pg_database) GETSTRUCT(tuple);
+		VisitedDatabase *db;
+
+		if (!form->datallowconn || form->datconnlimit == INVALID_DATABASE)
+			continue;
+		db = find_database(form->oid);
+		/* events may have made it known before */
+		if (form->datistemplate && db->due == 0)
+			db->due = NEVER;
+		db->listed = true;
+	}
+	table_endscan(scan);
+	table_close(rel, AccessShareLock);
+	CommitTransactionCommand();
+	forget_dropped();
+	listed_at = GetCurrentTimestamp();
+}
+
+/* Take in the report of a visitor that has ended. */
+static void
+end_visit(TimestampTz now)
+{
+	VisitedDatabase *db = find_database(visited);
+	CmekVisitReport report;
+
+	LWLockAcquire(cmek_lock(CMEK_LOCK_EVENTS), LW_SHARED);
+	report = *last_report;
+	LWLockRelease(cmek_lock(CMEK_LOCK_EVENTS));
+	if (report.database != visited || report.stuck)
+		db->blocked_until = TimestampTzPlusMilliseconds(now, RETRY_MS);
+	if (report.database != visited)
+		listed_at = 0;			/* it may have been dropped */
+	else
+		db->due = report.has_cmek ? report.next : NEVER;
+	visited = InvalidOid;
+	visitor = NULL;
+}
+
+/* Is a visitor under way? */
+static bool
+visit_running(TimestampTz now)
+{
+	pid_t		pid;
+
+	if (visitor == NULL)
+		return false;
+	if (GetBackgroundWorkerPid(visitor, &pid) != BGWH_STOPPED)
+		return true;
+	pfree(visitor);
+	end_visit(now);
+	return false;
+}
+
+/* Send a visitor. */
+static void
+send_visitor(VisitedDatabase *db, TimestampTz now)
+{
+	static const CmekVisitReport none = {InvalidOid, false, false, 0};
+	BackgroundWorker worker = {0};
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+	strlcpy(worker.bgw_name, "cmek visitor", BGW_MAXLEN);
+	strlcpy(worker.bgw_type, "cmek visitor", BGW_MAXLEN);
+	strlcpy(worker.bgw_library_name, "cmek", sizeof(worker.bgw_library_name));
+	strlcpy(worker.bgw_function_name, "cmek_visit_main", BGW_MAXLEN);
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS |
+		BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = BGW_NEVER_RESTART;
+	worker.bgw_main_arg = ObjectIdGetDatum(db->database);
+	worker.bgw_notify_pid = MyProcPid;
+	cmek_visit_report(&none);
+	if (RegisterDynamicBackgroundWorker(&worker, &visitor))
+	{
+		visited = db->database;
+		complained = false;
+	}
+	else
+	{
+		visitor = NULL;
+		db->blocked_until = TimestampTzPlusMilliseconds(now, 1000);
+		if (!complained)
+			ereport(LOG,
+					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+					 errmsg("could not start a worker for what is due in database %u",
+							db->database),
+					 errhint("Increase max_worker_processes if this goes on.")));
+		complained = true;
+	}
+	MemoryContextSwitchTo(old);
+}
+
+/* The database to visit now; NULL when none is due. */
+static VisitedDatabase *
+choose_database(TimestampTz now)
+{
+	Oid			waiting = cmek_eventqueue_database();
+	VisitedDatabase *best = NULL;
+	ListCell   *lc;
+
+	foreach(lc, databases)
+	{
+		VisitedDatabase *db = lfirst(lc);
+
+		if (db->blocked_until > now)
+			continue;
+		if (db->database == waiting)
+			return db;
+		if (db->due <= now && (best == NULL || db->due < best->due))
+			best = db;
+	}
+	return best;
+}
+
+/* Do what is due; called by the keeper each round, on a primary. */
+void
+cmek_visits_run(TimestampTz now)
+{
+	VisitedDatabase *db;
+	Oid			waiting = cmek_eventqueue_database();
+
+	if (visit_running(now))
+		return;
+	if (listed_at == 0 || now - listed_at > LIST_EVERY_MS * INT64CONST(1000) ||
+		(OidIsValid(waiting) && !find_database(waiting)->listed))
+		list_databases();
+	db = choose_database(now);
+	if (db != NULL)
+		send_visitor(db, now);
+}

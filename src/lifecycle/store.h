@@ -1,0 +1,38 @@
+/*-------------------------------------------------------------------------
+ *
+ * lifecycle/store.h
+ *	  What a kind of store has to offer; see snapshot.h for what each does.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef CMEK_STORE_H
+#define CMEK_STORE_H
+
+#include "lifecycle/snapshot.h"
+
+typedef struct CmekStoreOps
+{
+	CmekStoreFile *(*create) (CmekStore *store, const char *name);
+	void		(*write) (CmekStoreFile *file, const void *data, Size len);
+	void		(*finish) (CmekStoreFile *file);
+	/* never an ERROR */
+	void		(*abandon) (CmekStoreFile *file);
+	CmekStoreFile *(*read_begin) (CmekStore *store, const char *name);
+	Size		(*read) (CmekStoreFile *file, void *data, Size len);
+	void		(*read_end) (CmekStoreFile *file);
+	bool		(*remove) (CmekStore *store, const char *name);
+	void		(*close) (CmekStore *store);	/* or NULL */
+} CmekStoreOps;
+
+/* The first member of every kind of store, and of its files */
+struct CmekStore
+{
+	const CmekStoreOps *ops;
+};
+
+struct CmekStoreFile
+{
+	CmekStore  *store;
+};
+
+#endif							/* CMEK_STORE_H */

@@ -1,0 +1,190 @@
+/*-------------------------------------------------------------------------
+ *
+ * visit.c
+ *	  The visitor: a short-lived worker that does in one database what is due
+ *	  there, and reports to the keeper when something will be due again.
+ *
+ * It writes down the events that wait for the database, tells people, makes
+ * the states of KMS keys durable, and has keys proved that nobody uses.  Each
+ * step commits by itself; an event leaves the queue when it is written.
+ *
+ * The visitor is the bootstrap superuser.  So it runs SQL only on tables of
+ * schema cmek, which belong to that user, with search_path pg_catalog, and
+ * calls nothing that a user could have defined.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "commands/extension.h"
+#include "miscadmin.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "compat.h"
+#include "lifecycle/internal.h"
+
+PGDLLEXPORT void cmek_visit_main(Datum arg);
+
+/* Events taken from the queue at a time */
+#define EVENTS_A_TIME 200
+
+/* When nothing else is due, look again after this time */
+#define VISIT_EVERY_MS (3600 * 1000)
+
+/* See internal.h. */
+void
+cmek_visit_begin(void)
+{
+	StartTransactionCommand();
+	SPI_connect();
+	PushActiveSnapshot(GetTransactionSnapshot());
+}
+
+/* See internal.h. */
+void
+cmek_visit_end(void)
+{
+	PopActiveSnapshot();
+	SPI_finish();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(TopMemoryContext);
+}
+
+/* See internal.h. */
+uint64
+cmek_visit_sql(const char *sql, int expected, int nargs, const Oid *types,
+			   Datum *values, const char *nulls)
+{
+	int			result = SPI_execute_with_args(sql, nargs, unconstify(Oid *, types),
+											   values, nulls, false, 0);
+
+	if (result != expected)
+		elog(ERROR, "unexpected result of \"%s\": %s", sql,
+			 SPI_result_code_string(result));
+	return SPI_processed;
+}
+
+/* Settings of the database or the role must not change what we do. */
+static void
+pin_settings(void)
+{
+	static const char *const settings[][2] = {
+		{"search_path", "pg_catalog, pg_temp"},
+		{"default_transaction_read_only", "off"},
+		{"default_transaction_isolation", "read committed"},
+		{"session_replication_role", "origin"},
+		{"synchronous_commit", "local"},
+		{"row_security", "off"},
+		{"statement_timeout", "0"},
+		{"lock_timeout", "2s"},
+		{"idle_in_transaction_session_timeout", "0"},
+	};
+
+	for (Size i = 0; i < lengthof(settings); i++)
+		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET,
+						PGC_S_OVERRIDE);
+}
+
+/* Is the extension in this database? */
+static bool
+has_extension(void)
+{
+	bool		found;
+
+	StartTransactionCommand();
+	found = OidIsValid(get_extension_oid("cmek", true));
+	CommitTransactionCommand();
+	return found;
+}
+
+/* Tell people of those events of a batch that they do not know of. */
+static void
+tell(CmekEvent *events, int n)
+{
+	int			first = 0;
+
+	while (first < n && events[first].told)
+		first++;
+	if (first == n)
+		return;
+	cmek_notify_events(events + first, n - first);
+	cmek_eventqueue_told(MyDatabaseId, events[n - 1].seq);
+}
+
+/*
+ * Tell and write down what waits for this database.  Without the key of the
+ * chain events stay in the queue, but people are told at once.  False when
+ * some are left.
+ */
+static bool
+handle_events(void)
+{
+	CmekEvent  *events = palloc(EVENTS_A_TIME * sizeof(CmekEvent));
+	bool		written = true;
+	int			n;
+
+	while (written &&
+		   (n = cmek_eventqueue_read(MyDatabaseId, 0, events,
+									 EVENTS_A_TIME)) > 0)
+	{
+		CHECK_FOR_INTERRUPTS();
+		for (int i = 0; i < n; i++)
+			if (events[i].drop_at == 0 &&
+				strcmp(events[i].outcome, CMEK_OUTCOME_OBSERVED) == 0)
+				events[i].drop_at = cmek_watch_drop_at(events[i].key);
+		tell(events, n);
+		written = cmek_audit_write(events, n);
+		cmek_eventqueue_stall(!written);
+		if (written)
+			cmek_eventqueue_release(MyDatabaseId, events[n - 1].seq);
+	}
+	pfree(events);
+	return written;
+}
+
+/* Do all that is due, and say when to come again. */
+static void
+do_what_is_due(CmekVisitReport *report)
+{
+	report->has_cmek = true;
+	report->next = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+											   VISIT_EVERY_MS);
+	report->next = Min(report->next, cmek_watch_keys());
+	report->stuck = !handle_events();
+	report->next = Min(report->next, cmek_audit_anchor());
+	report->next = Min(report->next, cmek_notify_deliver());
+}
+
+/* Entry of the visitor; its argument is the database. */
+void
+cmek_visit_main(Datum arg)
+{
+	CmekVisitReport report = {DatumGetObjectId(arg), false, false, 0};
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnectionByOid(report.database, InvalidOid, 0);
+	pin_settings();
+	if (has_extension())
+		do_what_is_due(&report);
+	else
+		/* dropped: nobody can read its events any more */
+		cmek_eventqueue_release(report.database, PG_UINT64_MAX);
+	cmek_visit_report(&report);
+	proc_exit(0);
+}
+
+/* Register what belongs to this folder. */
+void
+cmek_lifecycle_init(void)
+{
+	cmek_lifecycle_settings_init();
+}

@@ -1,0 +1,175 @@
+# Watching keys: a key that is taken away is noticed when nobody uses it, and so
+# is its return; what is known is durable; the clock counts what was observed
+# and nothing else; visitors are in nobody's way.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../lib";
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(time sleep);
+use CmekTest;
+
+my $node = cmek_node('primary', config => [ 'log_min_messages = log', 'max_worker_processes = 8', "cmek.drop_after = '7d'" ]);
+my $dir = PostgreSQL::Test::Utils::tempdir();
+my $file = new_key_file("$dir/k");
+my $other = new_key_file("$dir/o");
+
+sub sql { return $node->safe_psql($_[1] || 'postgres', $_[0]); }
+sub until_true { return $node->poll_query_until($_[1] || 'postgres', $_[0]); }
+
+sql("CREATE SERVER k FOREIGN DATA WRAPPER cmek_file OPTIONS (key_file '$file');
+	CREATE SERVER o FOREIGN DATA WRAPPER cmek_file OPTIONS (key_file '$other');
+	CREATE TABLE t (a int) USING cmek_heap WITH (cmek.key = 'k'); INSERT INTO t VALUES (1);
+	CREATE TABLE u (a int) USING cmek_heap WITH (cmek.key = 'o'); INSERT INTO u VALUES (2)");
+
+# ---------------------------------------------------------------------
+# Nobody uses the keys: lost and found all the same
+# ---------------------------------------------------------------------
+
+# nothing is cached after a restart, so it is the probe of a bound key that
+# brings its state
+$node->restart;
+ok(until_true(q{SELECT state = 'enabled' AND last_ok > pg_postmaster_start_time() FROM cmek.keys WHERE name = 'k'}), 'a key that nobody uses is proved');
+is(sql('SELECT cached_keys <= 1 FROM cmek.stat'), 't', 'but not kept');
+
+hide_key($file);
+ok(until_true(q{SELECT state = 'inaccessible' AND code = 'KeyFileMissing' FROM cmek.keys WHERE name = 'k'}), 'it is missed');
+is(sql(q{SELECT state FROM cmek.keys WHERE name = 'o'}), 'enabled', 'the other is not');
+ok(until_true(q{SELECT denied_for >= '2 s' FROM cmek.keys WHERE name = 'k'}), 'the clock runs');
+is(sql(q{SELECT drop_at BETWEEN now() + interval '7 d' - denied_for - interval '30 s' AND now() + interval '7 d' FROM cmek.keys WHERE name = 'k'}), 't', 'and tells the day of the drop');
+
+# ---------------------------------------------------------------------
+# A restart forgets neither since when nor how long, and counts no time down
+# ---------------------------------------------------------------------
+
+my $since = sql(q{SELECT since FROM cmek.keys WHERE name = 'k'});
+my $before = sql(q{SELECT denied_ms FROM cmek.key_watch WHERE server = 'k'});
+$node->stop;
+sleep(4);
+my $started = time();
+$node->start;
+ok(until_true(qq{SELECT since = '$since' FROM cmek.keys WHERE name = 'k'}), 'since when');
+my $after = sql(q{SELECT denied_ms FROM cmek.key_watch WHERE server = 'k'});
+my $up = 1000 * (time() - $started);
+cmp_ok($after, '>=', $before, 'how long');
+cmp_ok($after, '<=', $before + 2000 + $up, 'time while the server was down does not count');
+like(error_text($node, 'SELECT * FROM t'), qr/Inaccessible since \Q$since\E/, 'an error says since when');
+
+# the sum goes to zero with the first OK, by itself
+show_key($file);
+ok(until_true(q{SELECT state = 'enabled' FROM cmek.keys WHERE name = 'k'}), 'the key is back, and nobody asked');
+ok(until_true(q{SELECT class = 'ok' AND denied_ms = 0 AND drop_at IS NULL FROM cmek.key_watch WHERE server = 'k'}), 'the clock is at zero');
+is(sql('SELECT a FROM t'), '1', 'rows are back');
+ok(until_true(q{SELECT count(*) = 1 FROM cmek.key_events WHERE event = 'back' AND key = 'k'}), 'there is an event');
+
+# Misconfigured: fails, but never counts
+chmod(0644, $file);
+ok(until_true(q{SELECT state = 'inaccessible' FROM cmek.keys WHERE name = 'k'}), 'a key file that everybody may read');
+sleep(3);
+is(sql(q{SELECT denied_ms + unreachable_ms FROM cmek.key_watch WHERE server = 'k'}), '0', 'does not count');
+is(sql(q{SELECT drop_at IS NULL FROM cmek.keys WHERE name = 'k'}), 't', 'and drops nothing');
+chmod(0600, $file);
+ok(until_true(q{SELECT state = 'enabled' FROM cmek.keys WHERE name = 'k'}), 'back');
+
+# ---------------------------------------------------------------------
+# Time from loss to the first error, and from return to the first row; a
+# running scan included.  TTL 1 s, cmek.kms_timeout 10 s: the proof is at once.
+# ---------------------------------------------------------------------
+
+sql('INSERT INTO t SELECT generate_series(1, 20000)');
+my $scan = $node->background_psql('postgres', on_error_stop => 0);
+$scan->query_until(qr/running/, "\\echo running\nSELECT count(pg_sleep(0.002)) FROM t;\n");
+is(sql('SELECT count(*) FROM t'), '20001', 'readable');
+my $lost = time();
+hide_key($file);
+until_true(q{SELECT count(*) = 0 FROM pg_stat_activity WHERE query LIKE 'SELECT count(pg_sleep%' AND state = 'active'});
+my $took = time() - $lost;
+note(sprintf('loss to the end of a running scan: %.2f s', $took));
+cmp_ok($took, '<', 1 + 10 + 1, 'loss to KM001 within TTL + timeout + 1 s');
+is(sqlstate($node, 'SELECT * FROM t'), 'KM001', 'KM001');
+my $found = time();
+show_key($file);
+wait_for_ok($node, 'SELECT count(*) FROM t');
+$took = time() - $found;
+note(sprintf('return to the first good row: %.2f s', $took));
+cmp_ok($took, '<', 3, 'return to the first row within a probe or so');
+$scan->{run}->kill_kill;
+
+# ---------------------------------------------------------------------
+# Many databases, few workers, and commands that want a database for themselves
+# ---------------------------------------------------------------------
+
+sql("CREATE DATABASE d$_ TEMPLATE template0") for 1 .. 6;
+for (1 .. 6)
+{
+	sql('CREATE EXTENSION cmek', "d$_");
+	sql("CREATE SERVER k FOREIGN DATA WRAPPER cmek_file OPTIONS (key_file '$file');
+		CREATE TABLE t (a int) USING cmek_heap WITH (cmek.key = 'k')", "d$_");
+}
+hide_key($file);
+for (1 .. 6)
+{
+	ok(until_true(q{SELECT count(*) = 1 FROM cmek.key_watch WHERE server = 'k' AND class = 'denied'}, "d$_"), "database d$_ is watched");
+}
+# visitors come and go all the time now
+for my $i (1 .. 6)
+{
+	is(sqlstate($node, "ALTER DATABASE d$i RENAME TO e$i"), '', "rename d$i");
+	is(sqlstate($node, "CREATE DATABASE f$i TEMPLATE e$i"), '', "clone e$i");
+	is(sqlstate($node, "DROP DATABASE e$i"), '', "drop e$i");
+}
+show_key($file);
+ok(until_true(q{SELECT count(*) = 1 FROM cmek.keys WHERE name = 'k' AND state = 'enabled'}, 'f1'), 'a clone is watched, too');
+is(sql("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'cmek visitor'") <= 1 ? 1 : 0, 1, 'one visitor at a time');
+
+# A database without the extension is left alone, and one that gains it is not
+sql('CREATE DATABASE plain');
+sleep(2);
+sql('CREATE EXTENSION cmek', 'plain');
+ok(until_true('SELECT count(*) = 1 FROM cmek.key_events', 'plain'), 'CREATE EXTENSION later');
+
+# ---------------------------------------------------------------------
+# A start while every KMS is away: the server is up, others are served
+# ---------------------------------------------------------------------
+
+hide_key($file);
+hide_key(service_key($node));
+$node->restart;
+is(sql('SELECT 1'), '1', 'the server is up');
+is(sql('SELECT a FROM u'), '2', 'another key is served');
+is(sqlstate($node, 'SELECT * FROM t'), 'KM001', 'this one is not');
+show_key(service_key($node));
+show_key($file);
+wait_for_ok($node, 'SELECT count(*) FROM t');
+pass('back without a person');
+
+# ---------------------------------------------------------------------
+# A hostile owner gains nothing from the visitor
+# ---------------------------------------------------------------------
+
+sql('CREATE ROLE mallory LOGIN; GRANT CREATE ON SCHEMA public TO mallory; CREATE DATABASE m OWNER mallory');
+my $m = "SET SESSION AUTHORIZATION mallory;";
+sql("$m CREATE EXTENSION cmek", 'm');
+sql(qq{$m CREATE TABLE public.loot (who text); GRANT ALL ON public.loot TO PUBLIC;
+	CREATE SCHEMA evil;
+	CREATE FUNCTION evil.now() RETURNS timestamptz LANGUAGE plpgsql AS \$\$BEGIN INSERT INTO public.loot VALUES (current_user); RETURN clock_timestamp(); END\$\$;
+	CREATE FUNCTION evil.random() RETURNS float8 LANGUAGE plpgsql AS \$\$BEGIN INSERT INTO public.loot VALUES (current_user); RETURN 1; END\$\$;
+	CREATE FUNCTION public.leak(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS \$\$BEGIN PERFORM evil.now(); RETURN \$1; END\$\$;
+	ALTER DATABASE m SET search_path = evil, public;
+	ALTER DATABASE m SET default_transaction_read_only = on}, 'm');
+is(sqlstate($node, "$m SET default_transaction_read_only = off; CREATE EVENT TRIGGER e ON ddl_command_end EXECUTE FUNCTION evil.now()", 'm'), '42501', 'event triggers are for superusers');
+is(sqlstate($node, "$m SET default_transaction_read_only = off; CREATE TRIGGER e AFTER INSERT ON cmek.key_event EXECUTE FUNCTION evil.now()", 'm'), '42501', 'no trigger on the tables of the visitor');
+is(sqlstate($node, "$m SET default_transaction_read_only = off; CREATE TABLE cmek.x (a int)", 'm'), '42501', 'nothing of his in schema cmek');
+sql("$m SET default_transaction_read_only = off; SET cmek.plaintext_indexes = on;
+	CREATE TABLE public.bait (a int) USING cmek_heap; INSERT INTO public.bait VALUES (1); CREATE INDEX ON public.bait (public.leak(a)); TRUNCATE public.loot", 'm');
+my $events = sql('SELECT count(*) FROM cmek.key_event', 'm');
+sql("$m SET default_transaction_read_only = off; CREATE TABLE public.more (a int) USING cmek_heap; CALL cmek.rotate_table_key('public.bait')", 'm');
+ok(until_true("SELECT count(*) > $events FROM cmek.key_event", 'm'), 'the visitor works there all the same');
+is(sql('SELECT count(*) FROM public.loot', 'm'), '0', 'and has called nothing of his');
+
+$node->stop;
+done_testing();
