@@ -830,7 +830,7 @@ change_index_keys(Oid relid, Oid index, IndexKeyChange change, Oid to)
 		return false;
 	rel = table_open(oids.data_key, lock);
 	scan = scan_relid(rel, oids.data_key_by_relid, relid, NULL);
-	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	while (HeapTupleIsValid(tuple = cmek_next_row(scan, rel)))
 	{
 		if (DatumGetObjectId(get_attr(tuple, Anum_data_key_index,
 									  RelationGetDescr(rel))) != index)
