@@ -140,7 +140,8 @@ typedef bool CmekUpdateIndexes;
 
 /*
  * ddl/: 18 asks an index what it can do where it asked whether it is a btree,
- * and runs an executor without execute_once; 17 lets others maintain a table.
+ * and runs an executor without execute_once; 17 lets others maintain a table,
+ * and generated columns have another expression.
  */
 #define CMEK_SPECULATIVE_WANTS_BTREE (PG_VERSION_NUM < 180000)
 #if PG_VERSION_NUM >= 180000
@@ -154,9 +155,28 @@ typedef bool CmekUpdateIndexes;
 #define CMEK_EXECUTOR_RUN_ARGS query_desc, direction, count, execute_once
 #endif
 #if PG_VERSION_NUM >= 170000
+#define cmek_alter_remakes_indexes(subtype) \
+	((subtype) == AT_AlterColumnType || (subtype) == AT_SetExpression)
+#else
+#define cmek_alter_remakes_indexes(subtype) ((subtype) == AT_AlterColumnType)
+#endif
+#if PG_VERSION_NUM >= 170000
 #define cmek_callback_refresh RangeVarCallbackMaintainsTable
 #else
 #define cmek_callback_refresh RangeVarCallbackOwnsTable
+#endif
+/* minor releases since late 2024 lock rows of pg_class that they update */
+#include "storage/lockdefs.h"
+#include "utils/syscache.h"
+#ifdef InplaceUpdateTupleLock
+#define cmek_class_locked_copy(relid) \
+	SearchSysCacheLockedCopy1(RELOID, ObjectIdGetDatum(relid))
+#define cmek_class_unlock(pg_class, tid) \
+	UnlockTuple(pg_class, tid, InplaceUpdateTupleLock)
+#else
+#define cmek_class_locked_copy(relid) \
+	SearchSysCacheCopy1(RELOID, ObjectIdGetDatum(relid))
+#define cmek_class_unlock(pg_class, tid) ((void) (tid))
 #endif
 /* 19 hands out index routines that nobody may change */
 #if PG_VERSION_NUM >= 190000

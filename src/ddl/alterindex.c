@@ -19,6 +19,7 @@
 #include "commands/tablecmds.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
+#include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -36,7 +37,7 @@ typedef struct AlterIndexRequest
 	List	   *constraints;	/* of Constraint, that name what is ours */
 	bool		options;		/* options among it */
 	int			indexes;		/* how many subcommands make one */
-	bool		retyped;		/* ALTER COLUMN ... TYPE */
+	bool		remade;			/* ALTER COLUMN ... TYPE, or like it */
 } AlterIndexRequest;
 
 /* Is the statement ALTER TABLE or ALTER INDEX ... ATTACH PARTITION? */
@@ -93,12 +94,13 @@ request_command(AlterIndexRequest *req, const AlterTableCmd *cmd)
 			foreach(lc, castNode(ColumnDef, cmd->def)->constraints)
 				request_constraint(req, lfirst_node(Constraint, lc));
 			break;
-		case AT_AlterColumnType:
-			req->retyped = true;
-			req->indexes++;
-			break;
 		default:
 			break;
+	}
+	if (cmek_alter_remakes_indexes(cmd->subtype))
+	{
+		req->remade = true;
+		req->indexes++;
 	}
 }
 
@@ -111,7 +113,7 @@ request_read(AlterIndexRequest *req, const AlterTableStmt *stmt)
 	foreach(lc, stmt->cmds)
 		request_command(req, lfirst_node(AlterTableCmd, lc));
 	return req->attached != NIL || req->used != NIL ||
-		req->constraints != NIL || req->retyped;
+		req->constraints != NIL || req->remade;
 }
 
 /*
@@ -177,12 +179,12 @@ constraint_strip(CmekStatement *s, AlterIndexRequest *req)
 }
 
 /*
- * ALTER COLUMN ... TYPE: core makes indexes again from their definitions.  In
+ * ALTER COLUMN ... TYPE and SET EXPRESSION: core makes indexes again from their definitions.  In
  * that of an index is the name of our method, which needs operator classes.
  * In that of a constraint is none, but perhaps an option that is ours alone.
  */
 static void
-retype_tree(CmekStatement *s, Oid relid, LOCKMODE lockmode)
+remake_tree(CmekStatement *s, Oid relid, LOCKMODE lockmode)
 {
 	List	   *relids = find_all_inheritors(relid, lockmode, NULL);
 	ListCell   *lc;
@@ -218,18 +220,22 @@ alter_with_table(CmekStatement *s, AlterTableStmt *stmt,
 				 AlterIndexRequest *req)
 {
 	LOCKMODE	lockmode = AlterTableGetLockLevel(stmt->cmds);
-	Oid			relid = AlterTableLookupRelation(stmt, lockmode);
 	CmekClass	cls;
+	Oid			relid;
 	ListCell   *lc;
 
+	PreventCommandIfReadOnly("ALTER TABLE");
+	PreventCommandIfParallelMode("ALTER TABLE");
+	PreventCommandDuringRecovery("ALTER TABLE");
+	relid = AlterTableLookupRelation(stmt, lockmode);
 	if (!OidIsValid(relid) || !cmek_class_get(relid, &cls))
 		return;
 	foreach(lc, req->used)
 		use_pose(&cls, strVal(lfirst(lc)));
 	if (req->constraints != NIL && cmek_index_table_is_sealed(relid))
 		constraint_strip(s, req);
-	if (req->retyped)
-		retype_tree(s, relid, lockmode);
+	if (req->remade)
+		remake_tree(s, relid, lockmode);
 }
 
 /* Before core's turn; returns our own copy when something had to change */
@@ -239,10 +245,19 @@ cmek_alter_index_before(CmekStatement *s, AlterTableStmt *stmt)
 	AlterIndexRequest req = {0};
 	ListCell   *lc;
 
-	if ((stmt->objtype != OBJECT_TABLE && stmt->objtype != OBJECT_INDEX) ||
+	if ((stmt->objtype != OBJECT_TABLE && stmt->objtype != OBJECT_INDEX &&
+		 stmt->objtype != OBJECT_TYPE) ||
 		!OidIsValid(cmek_sealed_index_method()) ||
 		!request_read(&req, stmt))
 		return stmt;
+	if (stmt->objtype == OBJECT_TYPE)
+	{
+		/* tables of that type, and which they are is core's to find out */
+		PreventCommandIfReadOnly("ALTER TYPE");
+		PreventCommandDuringRecovery("ALTER TYPE");
+		cmek_opclass_need_twins(s);
+		return stmt;
+	}
 	if (req.constraints != NIL)
 	{
 		stmt = copyObject(stmt);
@@ -251,7 +266,7 @@ cmek_alter_index_before(CmekStatement *s, AlterTableStmt *stmt)
 	}
 	foreach(lc, req.attached)
 		attach_pose(lfirst_node(RangeVar, lc));
-	if (req.used != NIL || req.constraints != NIL || req.retyped)
+	if (req.used != NIL || req.constraints != NIL || req.remade)
 		alter_with_table(s, stmt, &req);
 	return stmt;
 }

@@ -83,8 +83,8 @@ static void
 index_update_class(Oid indexid, Oid method, Datum reloptions)
 {
 	Relation	pg_class = table_open(RelationRelationId, RowExclusiveLock);
-	HeapTuple	tuple = SearchSysCacheCopy1(RELOID,
-											ObjectIdGetDatum(indexid));
+	HeapTuple	tuple = cmek_class_locked_copy(indexid);
+	ItemPointerData tid;
 	Datum		values[Natts_pg_class] = {0};
 	bool		nulls[Natts_pg_class] = {0};
 	bool		replace[Natts_pg_class] = {0};
@@ -96,9 +96,11 @@ index_update_class(Oid indexid, Oid method, Datum reloptions)
 	values[Anum_pg_class_reloptions - 1] = reloptions;
 	nulls[Anum_pg_class_reloptions - 1] = reloptions == (Datum) 0;
 	replace[Anum_pg_class_reloptions - 1] = true;
+	tid = tuple->t_self;
 	tuple = heap_modify_tuple(tuple, RelationGetDescr(pg_class), values,
 							  nulls, replace);
-	CatalogTupleUpdate(pg_class, &tuple->t_self, tuple);
+	CatalogTupleUpdate(pg_class, &tid, tuple);
+	cmek_class_unlock(pg_class, &tid);
 	heap_freetuple(tuple);
 	table_close(pg_class, RowExclusiveLock);
 }
@@ -115,10 +117,11 @@ index_options(Oid indexid, List *changes, bool reset)
 		elog(ERROR, "cache lookup failed for relation %u", indexid);
 	options = SysCacheGetAttr(RELOID, tuple, Anum_pg_class_reloptions,
 							  &isnull);
-	options = transformRelOptions(isnull ? (Datum) 0 : options, changes,
-								  NULL, NULL, false, reset);
+	if (!isnull)
+		options = PointerGetDatum(PG_DETOAST_DATUM_COPY(options));
 	ReleaseSysCache(tuple);
-	return options;
+	return transformRelOptions(isnull ? (Datum) 0 : options, changes,
+							   NULL, NULL, false, reset);
 }
 
 /* RESET of every option that btree does not know */

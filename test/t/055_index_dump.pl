@@ -45,6 +45,17 @@ $node->safe_psql('postgres', 'ALTER TABLE t ALTER c TYPE citext COLLATE "C"; ALT
 
 is($node->safe_psql('postgres', q{SELECT pg_get_indexdef('t_c'::regclass)}), 'CREATE INDEX t_c ON public.t USING cmek_btree (c)', 'nor another operator class');
 
+# nor does a table of a type whose attribute changes
+$node->safe_psql('postgres', q{CREATE TYPE typed AS (id int, c text);
+	CREATE TABLE ty OF typed USING cmek_heap; CREATE INDEX ty_c ON ty (c);
+	INSERT INTO ty SELECT i, 'C' || i FROM generate_series(1, 50) i;
+	ALTER TYPE typed ALTER ATTRIBUTE c TYPE citext CASCADE});
+is($node->safe_psql('postgres', q{SELECT pg_get_indexdef('ty_c'::regclass)}), 'CREATE INDEX ty_c ON public.ty USING cmek_btree (c)', 'in a typed table');
+is($node->safe_psql('postgres', q{SET enable_seqscan = off; SELECT id FROM ty WHERE c = 'c17'}), '17', 'which finds rows as citext does');
+is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_opclass WHERE opcname = 'citext_ops' AND opcmethod NOT IN (403, 405)}), '0',
+	'no operator class stays behind');
+$node->safe_psql('postgres', 'DROP TABLE ty; DROP TYPE typed');
+
 my $indexes = q{SELECT t.relname, c.relname, c.relkind, a.amname, c.reloptions, i.indisclustered, i.indisreplident, i.indisvalid,
 		pg_get_indexdef(c.oid), pg_get_constraintdef(o.oid), obj_description(c.oid, 'pg_class'),
 		(SELECT count(*) FROM pg_opclass x WHERE x.oid = ANY (i.indclass) AND x.opcmethod <> 403),
