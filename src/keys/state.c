@@ -429,6 +429,9 @@ cmek_server_observe(int server, const CmekKeyRequest *what,
 		return set_state(entry, answer);
 	}
 	remember_failure(entry, what, answer);
+	/* options that once worked and were changed since prove nothing */
+	if (what->config_hash != entry->config_hash)
+		cmek_cleanse(&entry->config, sizeof(entry->config));
 	if (answer->klass == CMEK_KMS_DENIED && what->op == CMEK_OP_UNWRAP)
 		entry->denied_at = Max(entry->denied_at, started);
 	/* one damaged blob says nothing about the key */

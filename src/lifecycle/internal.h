@@ -59,6 +59,8 @@ extern TimestampTz cmek_audit_anchor(void);
  * ----------
  */
 extern TimestampTz cmek_watch_keys(void);
+/* Its options were altered: have it proved by the new ones */
+extern void cmek_watch_altered(const char *key);
 /* When the tables of an inaccessible key will be dropped; 0: never */
 extern TimestampTz cmek_watch_drop_at(const char *key);
 

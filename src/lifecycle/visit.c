@@ -118,6 +118,17 @@ tell(CmekEvent *events, int n)
 	cmek_eventqueue_told(MyDatabaseId, events[n - 1].seq);
 }
 
+/* What an event tells us, and what we can add to it. */
+static void
+look_at_event(CmekEvent *event)
+{
+	if (event->drop_at == 0 &&
+		strcmp(event->outcome, CMEK_OUTCOME_OBSERVED) == 0)
+		event->drop_at = cmek_watch_drop_at(event->key);
+	if (strcmp(event->event, CMEK_EVENT_ALTER) == 0 && !event->told)
+		cmek_watch_altered(event->key);
+}
+
 /*
  * Tell and write down what waits for this database.  Without the key of the
  * chain events stay in the queue, but people are told at once.  False when
@@ -136,9 +147,7 @@ handle_events(void)
 	{
 		CHECK_FOR_INTERRUPTS();
 		for (int i = 0; i < n; i++)
-			if (events[i].drop_at == 0 &&
-				strcmp(events[i].outcome, CMEK_OUTCOME_OBSERVED) == 0)
-				events[i].drop_at = cmek_watch_drop_at(events[i].key);
+			look_at_event(&events[i]);
 		tell(events, n);
 		written = cmek_audit_write(events, n);
 		cmek_eventqueue_stall(!written);

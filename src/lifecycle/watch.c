@@ -353,6 +353,20 @@ cmek_watch_keys(void)
 }
 
 /* See internal.h. */
+void
+cmek_watch_altered(const char *key)
+{
+	for (int i = 0; i < nkeys; i++)
+	{
+		if (strcmp(keys[i].name, key) != 0)
+			continue;
+		StartTransactionCommand();
+		(void) cmek_watch_probe(keys[i].server, keys[i].relid);
+		CommitTransactionCommand();
+	}
+}
+
+/* See internal.h. */
 TimestampTz
 cmek_watch_drop_at(const char *key)
 {

@@ -95,8 +95,10 @@ lose_and_find('deletion scheduled', sub { $aws->tell('state', arn => $key, state
 	sub { $aws->tell('state', arn => $key, state => 'Enabled') }, '^denied KMSInvalidStateException', 'denied');
 lose_and_find('denied by policy', sub { $aws->tell('allow_user', name => 'db', actions => [ 'kms:Encrypt', 'kms:GenerateDataKey', 'kms:DescribeKey' ]) },
 	sub { $aws->tell('allow_user', name => 'db', actions => ['kms:*']) }, '^denied AccessDenied', 'denied');
+lose_and_find('network down', sub { kill('STOP', $aws->{pid}) },
+	sub { kill('CONT', $aws->{pid}) }, '^unreachable ', 'unreachable');
 my $dead = 'http://127.0.0.1:' . dead_port();
-lose_and_find('network down', sub { sql("ALTER SERVER a OPTIONS (SET endpoint '$dead', SET sts_endpoint '$dead')") },
+lose_and_find('wrong endpoint', sub { sql("ALTER SERVER a OPTIONS (SET endpoint '$dead', SET sts_endpoint '$dead')") },
 	sub { sql("ALTER SERVER a OPTIONS (SET endpoint '$url', SET sts_endpoint '$url')") }, '^unreachable ', 'unreachable');
 lose_and_find('wrong credentials', sub { sql("ALTER USER MAPPING FOR PUBLIC SERVER a OPTIONS (SET secret_access_key 'wrong')") },
 	sub { sql("ALTER USER MAPPING FOR PUBLIC SERVER a OPTIONS (SET secret_access_key '$user->{secret}')") }, '^misconfigured ', 'never');
