@@ -161,4 +161,19 @@ typedef bool CmekUpdateIndexes;
 #define cmek_create_wait_event_set(n) CreateWaitEventSet(CurrentMemoryContext, n)
 #endif
 
+/*
+ * lifecycle/: 18 keeps a compact form beside each attribute of a descriptor,
+ * and has generated columns that are not stored.
+ */
+#if PG_VERSION_NUM >= 180000
+#define CMEK_TUPLE_DESC_CHANGED(desc, i) populate_compact_attribute(desc, i)
+#define CMEK_SET_GENERATED_KIND(constraint, kind) \
+	((constraint)->generated_kind = (kind))
+#define CMEK_GENERATED_IS_KNOWN(kind) ((kind) == 's' || (kind) == 'v')
+#else
+#define CMEK_TUPLE_DESC_CHANGED(desc, i) ((void) 0)
+#define CMEK_SET_GENERATED_KIND(constraint, kind) ((void) 0)
+#define CMEK_GENERATED_IS_KNOWN(kind) ((kind) == 's')
+#endif
+
 #endif							/* CMEK_COMPAT_H */
