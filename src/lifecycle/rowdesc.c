@@ -128,11 +128,10 @@ describe_column(TupleDesc desc, int i, const json_t *column)
 
 /* See snapshot.h. */
 TupleDesc
-cmek_manifest_row_desc(const json_t *manifest, int **target)
+cmek_manifest_row_desc(const json_t *manifest)
 {
 	const json_t *columns = json_object_get(manifest, "columns");
 	int			natts;
-	int			next = 0;
 	TupleDesc	desc;
 
 	cmek_manifest_check(manifest);
@@ -146,12 +145,8 @@ cmek_manifest_row_desc(const json_t *manifest, int **target)
 	desc = CreateTemplateTupleDesc(natts);
 	desc->constr = palloc0(sizeof(TupleConstr));
 	desc->constr->missing = palloc0(Max(natts, 1) * sizeof(AttrMissing));
-	*target = palloc(Max(natts, 1) * sizeof(int));
 	for (int i = 0; i < natts; i++)
-	{
 		describe_column(desc, i, json_array_get(columns, i));
-		(*target)[i] = TupleDescAttr(desc, i)->attisdropped ? -1 : next++;
-	}
 	return desc;
 }
 

@@ -142,13 +142,8 @@ extern void cmek_snap_close(CmekSnapReader *r);
  * keys ("keys").  Needs no key.  The caller has locked the table.
  */
 extern PGDLLEXPORT json_t *cmek_manifest_make(Relation rel);
-/*
- * What its rows look like, and for each of their columns the number (from 0)
- * of the column of the new table, -1 when it was dropped: what
- * cmek_heap_import_begin needs.
- */
-extern PGDLLEXPORT TupleDesc cmek_manifest_row_desc(const json_t *manifest,
-													int **target);
+/* What its rows looked like, dropped columns included */
+extern PGDLLEXPORT TupleDesc cmek_manifest_row_desc(const json_t *manifest);
 /*
  * Make the bare new table (columns only), sealed and bound to "key" (NULL: the
  * default); returns its OID.  The caller runs as "owner", in a

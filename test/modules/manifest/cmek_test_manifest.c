@@ -31,7 +31,7 @@ PG_FUNCTION_INFO_V1(test_manifest);
 PG_FUNCTION_INFO_V1(test_recreate);
 
 typedef json_t *(*MakeFunction) (Relation rel);
-typedef TupleDesc (*RowDescFunction) (const json_t *manifest, int **target);
+typedef TupleDesc (*RowDescFunction) (const json_t *manifest);
 typedef Oid (*TableFunction) (const json_t *manifest, const char *schema,
 							  const char *name, const char *key, Oid owner);
 typedef List *(*RestFunction) (const json_t *manifest, Oid relid);
@@ -61,7 +61,7 @@ test_manifest(PG_FUNCTION_ARGS)
 
 /* Copy the rows of a plain table, read by the descriptor of the manifest. */
 static void
-copy_rows(Oid from, Oid to, TupleDesc desc, const int *target)
+copy_rows(Oid from, Oid to, TupleDesc desc)
 {
 	Relation	old = table_open(from, AccessShareLock);
 	Relation	new = table_open(to, RowExclusiveLock);
@@ -79,12 +79,12 @@ copy_rows(Oid from, Oid to, TupleDesc desc, const int *target)
 						  nulls);
 		ExecClearTuple(out);
 		memset(out->tts_isnull, true, out->tts_tupleDescriptor->natts);
-		for (int i = 0; i < desc->natts; i++)
+		for (int i = 0, n = 0; i < desc->natts; i++)
 		{
-			if (target[i] < 0)
+			if (TupleDescAttr(desc, i)->attisdropped)
 				continue;
-			out->tts_values[target[i]] = values[i];
-			out->tts_isnull[target[i]] = nulls[i];
+			out->tts_values[n] = values[i];
+			out->tts_isnull[n++] = nulls[i];
 		}
 		ExecStoreVirtualTuple(out);
 		table_tuple_insert(new, out, GetCurrentCommandId(true), 0, NULL);
@@ -102,12 +102,11 @@ static List *
 recreate(const json_t *manifest, const char *schema, const char *name,
 		 Oid rows, const char *key)
 {
-	int		   *target;
-	TupleDesc	desc = ((RowDescFunction) product("cmek_manifest_row_desc")) (manifest, &target);
+	TupleDesc	desc = ((RowDescFunction) product("cmek_manifest_row_desc")) (manifest);
 	Oid			relid = ((TableFunction) product("cmek_recreate_table")) (manifest, schema, name, key, GetUserId());
 
 	if (OidIsValid(rows))
-		copy_rows(rows, relid, desc, target);
+		copy_rows(rows, relid, desc);
 	return ((RestFunction) product("cmek_recreate_rest")) (manifest, relid);
 }
 
