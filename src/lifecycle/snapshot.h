@@ -43,6 +43,8 @@ typedef struct CmekStoreFile CmekStoreFile;
 
 /* The store that cmek.snapshot_directory names: a path, or s3://bucket/prefix */
 extern CmekStore *cmek_store_open(void);
+/* The store in the directory of a file, for a restore from elsewhere */
+extern CmekStore *cmek_store_open_path(const char *directory);
 extern void cmek_store_close(CmekStore *store);
 
 /*
@@ -169,6 +171,15 @@ extern PGDLLEXPORT List *cmek_recreate_rest(const json_t *manifest, Oid relid);
  * Returns its id, in memory of the caller's.  ERROR leaves nothing behind.
  */
 extern char *cmek_snapshot_take(Oid relid, const char *reason);
+
+/*
+ * The store and the file of a snapshot that the caller may restore: by the id
+ * of one that this database knows, or, for members of pg_read_server_files, by
+ * the name of a file in cmek.snapshot_directory or an absolute path.  *owner
+ * is the name of the role it belongs to, NULL when that is not known here.
+ */
+extern CmekStore *cmek_snapshot_find(const char *snapshot, char **file,
+									 char **owner);
 
 /* The visitor: drop what is due, purge what has expired; when to come again */
 extern TimestampTz cmek_lifecycle_drop_due(void);

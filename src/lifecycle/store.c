@@ -234,6 +234,14 @@ cmek_store_open(void)
 }
 
 /* See snapshot.h. */
+CmekStore *
+cmek_store_open_path(const char *directory)
+{
+	Assert(directory[0] == '/');
+	return directory_open(directory);
+}
+
+/* See snapshot.h. */
 void
 cmek_store_close(CmekStore *store)
 {
