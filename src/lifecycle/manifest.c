@@ -93,7 +93,8 @@ OBJECTS("'name', a.attname, 'dropped', a.attisdropped,"
 		" 'not_null', a.attnotnull, 'identity', a.attidentity, 'generated', a.attgenerated,"
 		" 'default', pg_catalog.pg_get_expr(d.adbin, d.adrelid),"
 		" 'statistics', coalesce(a.attstattarget::int4, -1),"
-		" 'options', " TEXTS("a.attoptions") ","
+		" 'options', (SELECT coalesce(pg_catalog.json_agg(o), '[]') FROM pg_catalog.unnest(a.attoptions) o"
+		"  WHERE NOT pg_catalog.starts_with(o, '" CMEK_RESERVED_OPTION "')),"
 		" 'comment', pg_catalog.col_description(a.attrelid, a.attnum),"
 		" 'grants', " GRANTS("a.attacl"),
 		"pg_catalog.pg_attribute a"
@@ -260,7 +261,7 @@ OBJECTS("'oid', t.oid::int8, 'name', pg_catalog.format_type(t.oid, NULL), 'kind'
 		" 'subtype', coalesce((SELECT r.rngsubtype::int8 FROM pg_catalog.pg_range r WHERE p.oid IN (r.rngtypid, r.rngmultitypid)), 0),"
 		" 'labels', (" OBJECTS("'oid', e.oid::int8, 'label', e.enumlabel",
 							   "pg_catalog.pg_enum e WHERE e.enumtypid = p.oid", "e.oid") "),"
-		" 'attributes', (" OBJECTS("'type', a.atttypid::int8, 'length', a.attlen, 'by_value', a.attbyval, 'align', a.attalign",
+		" 'attributes', (" OBJECTS("'type', a.atttypid::int8, 'length', a.attlen, 'by_value', a.attbyval, 'align', a.attalign, 'options', " TEXTS("a.attoptions"),
 								   "pg_catalog.pg_attribute a WHERE a.attrelid = p.typrelid AND a.attnum > 0", "a.attnum") ")",
 		"t JOIN pg_catalog.pg_type p ON p.oid = t.oid",
 		"t.oid");

@@ -29,6 +29,12 @@
 
 #define CMEK_MANIFEST_VERSION	1
 
+/*
+ * Later releases keep the version of an attribute among its options.  It is
+ * the server's own, as pg_dump sees it.
+ */
+#define CMEK_RESERVED_OPTION	"pg_attver="
+
 /* ----------
  * manifest.c
  * ----------
@@ -102,6 +108,8 @@ extern bool cmek_recreate_is_fatal(int sqlerrcode);
 extern Node *cmek_recreate_parse(const char *text, NodeTag kind);
 /* One value expression, and nothing else */
 extern Node *cmek_recreate_parse_expr(const char *text);
+/* Have the names of the old table in an expression be those of the new one */
+extern void cmek_recreate_rename(const CmekRecreate *r, Node *expr);
 /* Run it like a statement of a client; "text" is for error positions */
 extern void cmek_recreate_run(Node *stmt, const char *text);
 extern void cmek_recreate_alter(const CmekRecreate *r, List *cmds,

@@ -118,6 +118,7 @@ static const Member type_attribute[] = {
 	{"length", INTEGER, NULL},
 	{"by_value", BOOLEAN, NULL},
 	{"align", CHARACTER, NULL},
+	{"options", TEXTS, NULL},
 	{NULL, 0, NULL}
 };
 

@@ -434,7 +434,8 @@ set_statistics(CmekRecreate *r, const json_t *column)
 		char	   *option = cmek_manifest_string(json_array_get(texts, i));
 		char	   *value = strchr(option, '=');
 
-		if (value == NULL)
+		if (value == NULL || strncmp(option, CMEK_RESERVED_OPTION,
+									 strlen(CMEK_RESERVED_OPTION)) == 0)
 			continue;
 		*value++ = '\0';
 		options = lappend(options,

@@ -205,6 +205,7 @@ add_constraint(CmekRecreate *r, const json_t *object)
 										 kind == CONSTRAINT_UNIQUE ? "key" : "excl");
 		constraint->indexspace = tablespace(object);
 	}
+	cmek_recreate_rename(r, constraint->raw_expr);
 	if (kind == CONSTRAINT_FOREIGN && cmek_manifest_bool(object, "self"))
 		constraint->pktable = cmek_recreate_table_name(r);
 	cmek_recreate_alter(r, stmt->cmds, text);
@@ -386,6 +387,8 @@ add_policy(CmekRecreate *r, const json_t *object)
 	}
 	stmt->qual = using == NULL ? NULL : cmek_recreate_parse_expr(using);
 	stmt->with_check = check == NULL ? NULL : cmek_recreate_parse_expr(check);
+	cmek_recreate_rename(r, stmt->qual);
+	cmek_recreate_rename(r, stmt->with_check);
 	cmek_recreate_run((Node *) stmt, statement_text);
 	comment_on(object, PolicyRelationId,
 			   get_relation_policy_oid(r->relid, stmt->policy_name, false));

@@ -124,9 +124,11 @@ static void
 check_tablespace(CmekRecreate *r, const json_t *table)
 {
 	char	   *name = cmek_manifest_text(table, "tablespace");
-	Oid			tablespace = get_rel_tablespace(r->relid);
+	Oid			wanted = name == NULL ? InvalidOid :
+		get_tablespace_oid(name, true);
 
-	if (name != NULL && tablespace != get_tablespace_oid(name, true))
+	if (name != NULL && (!OidIsValid(wanted) ||
+						 wanted != get_rel_tablespace(r->relid)))
 		cmek_recreate_fail(r, "tablespace \"%s\": the table is in the default tablespace",
 						   name);
 }

@@ -15,6 +15,7 @@
 #include "access/xact.h"
 #include "executor/executor.h"
 #include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
 #include "parser/parser.h"
 #include "tcop/dest.h"
 #include "tcop/utility.h"
@@ -67,6 +68,65 @@ cmek_recreate_parse_expr(const char *text)
 	if (value->name != NULL || value->indirection != NIL)
 		report_definition("one expression");
 	return value->val;
+}
+
+/* What is renamed */
+typedef struct Renaming
+{
+	const char *old_schema;
+	const char *old_name;
+	char	   *schema;
+	char	   *name;
+} Renaming;
+
+/* Rename one node and all below it. */
+static bool
+rename_walker(Node *node, void *arg)
+{
+	const Renaming *names = arg;
+
+	if (node == NULL)
+		return false;
+	if (IsA(node, ColumnRef))
+	{
+		List	   *fields = ((ColumnRef *) node)->fields;
+
+		if (list_length(fields) == 2 && IsA(linitial(fields), String) &&
+			strcmp(strVal(linitial(fields)), names->old_name) == 0)
+			linitial(fields) = makeString(names->name);
+		return false;
+	}
+	if (IsA(node, RangeVar))
+	{
+		RangeVar   *table = (RangeVar *) node;
+
+		if (table->schemaname != NULL &&
+			strcmp(table->schemaname, names->old_schema) == 0 &&
+			strcmp(table->relname, names->old_name) == 0)
+		{
+			table->schemaname = names->schema;
+			table->relname = names->name;
+		}
+		return false;
+	}
+	return raw_expression_tree_walker(node, rename_walker, arg);
+}
+
+/*
+ * See manifest.h.  Subqueries name the table they are in: printed expressions
+ * give every table another name, so one of this name is ours.
+ */
+void
+cmek_recreate_rename(const CmekRecreate *r, Node *expr)
+{
+	const json_t *table = json_object_get(r->manifest, "table");
+	Renaming	names;
+
+	names.old_schema = cmek_manifest_text(table, "schema");
+	names.old_name = cmek_manifest_text(table, "name");
+	names.schema = r->schema;
+	names.name = r->name;
+	(void) rename_walker(expr, &names);
 }
 
 /* See manifest.h. */

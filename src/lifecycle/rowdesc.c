@@ -111,7 +111,7 @@ describe_column(TupleDesc desc, int i, const json_t *column)
 	if (!storage_is_possible(len, by_value, align))
 		report_column(column);
 	TupleDescInitBuiltinEntry(desc, i + 1, cmek_manifest_text(column, "name"),
-							  BYTEAOID, -1, 0);
+							  TEXTOID, -1, 0);
 	att = TupleDescAttr(desc, i);
 	att->attlen = len;
 	att->attbyval = by_value;
