@@ -13,13 +13,13 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_foreign_server.h"
 #include "commands/defrem.h"
 #include "foreign/foreign.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 
 #include "compat.h"
-#include "utils/acl.h"
 
 #include "ddl/statement.h"
 #include "keys/keys.h"
