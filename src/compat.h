@@ -115,6 +115,8 @@ typedef bool CmekUpdateIndexes;
  * functions; 17 lets partitioned tables have an access method.
  */
 #if PG_VERSION_NUM >= 160000
+#include "catalog/pg_class.h"
+#include "catalog/pg_foreign_server.h"
 #define cmek_relation_ownercheck(relid, role) \
 	object_ownercheck(RelationRelationId, relid, role)
 #define cmek_server_ownercheck(serverid, role) \

@@ -13,7 +13,6 @@
  */
 #include "postgres.h"
 
-#include "catalog/pg_foreign_server.h"
 #include "commands/defrem.h"
 #include "foreign/foreign.h"
 #include "miscadmin.h"
