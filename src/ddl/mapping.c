@@ -20,7 +20,6 @@
 #include "utils/acl.h"
 
 #include "compat.h"
-#include "utils/acl.h"
 
 #include "ddl/statement.h"
 #include "keys/events.h"
