@@ -141,6 +141,8 @@ cmek_keyring_take_seal(CmekKeyRing *ring, CmekStructureKind kind)
 
 /* Does the table have keys?  (Unbound tables have none.) */
 extern bool cmek_table_is_bound(Oid relid);
+/* The name of the KMS key that its newest table key names; NULL: it has none */
+extern char *cmek_table_server(Oid relid);
 
 /* ----------
  * Making and moving keys (called by ddl/).  They write cmek.table_key,
