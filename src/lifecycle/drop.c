@@ -376,7 +376,7 @@ postpone(const CmekLostKey *key, Oid relid, const char *reason)
 	cmek_visit_end();
 }
 
-/* Log an error and forget it; its message, in the memory context. */
+/* Log an error and forget it; what it says, in the memory context. */
 static char *
 end_failed(MemoryContext context)
 {
@@ -393,7 +393,8 @@ end_failed(MemoryContext context)
 					doomed, error->message),
 			 error->detail ? errdetail_internal("%s", error->detail) : 0,
 			 errhidestmt(true), errhidecontext(true)));
-	return error->message;
+	return error->detail == NULL ? error->message :
+		psprintf("%s: %s", error->message, error->detail);
 }
 
 /* One table, in a transaction of its own. */

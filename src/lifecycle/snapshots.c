@@ -446,6 +446,9 @@ remove_files(MemoryContext context)
 	{
 		List	   *pair = lfirst(lc);
 
+		/* it may be of another machine, or not be mounted */
+		if (!cmek_store_exists(lsecond(pair)))
+			continue;
 		PG_TRY();
 		{
 			remove_file(linitial(pair), lsecond(pair));
@@ -595,40 +598,55 @@ recorded_files(const char *where)
 	return files;
 }
 
+/* Remove those of the files in a store that crashes have left. */
+static void
+remove_left_overs(CmekStore *store, List *there, List *recorded)
+{
+	ListCell   *lc;
+
+	foreach(lc, there)
+	{
+		StoredFile *file = lfirst(lc);
+
+		if (is_listed(recorded, file->name) || !is_left_over(store, file))
+			continue;
+		ereport(LOG,
+				(errmsg("removing file \"%s\", which no snapshot of this database has",
+						file->name)));
+		(void) cmek_store_remove(store, file->name);
+	}
+}
+
 /* Compare the files of a store with its rows. */
 static void
 compare(const char *where)
 {
-	CmekStore  *store;
+	CmekStore  *store = NULL;
 	List	   *there = NIL;
 	List	   *recorded;
+	bool		known = true;
 	ListCell   *lc;
 
 	cmek_visit_begin();
 	/* rows first: a file that comes afterwards is too young to be judged */
 	recorded = recorded_files(where);
-	store = cmek_store_open_at(where);
-	if (cmek_store_list(store, take_file, &there))
+	if (cmek_store_exists(where))
 	{
-		foreach(lc, recorded)
-		{
-			StoredFile *file = lfirst(lc);
-
-			set_state(file->name, is_listed(there, file->name));
-		}
-		foreach(lc, there)
-		{
-			StoredFile *file = lfirst(lc);
-
-			if (is_listed(recorded, file->name) || !is_left_over(store, file))
-				continue;
-			ereport(LOG,
-					(errmsg("removing file \"%s\", which no snapshot of this database has",
-							file->name)));
-			(void) cmek_store_remove(store, file->name);
-		}
+		store = cmek_store_open_at(where);
+		known = cmek_store_list(store, take_file, &there);
 	}
-	cmek_store_close(store);
+	foreach(lc, recorded)
+	{
+		StoredFile *file = lfirst(lc);
+
+		if (known)
+			set_state(file->name, is_listed(there, file->name));
+	}
+	if (store != NULL)
+	{
+		remove_left_overs(store, there, recorded);
+		cmek_store_close(store);
+	}
 	cmek_visit_end();
 }
 
@@ -644,7 +662,7 @@ compare_all(MemoryContext context)
 	foreach(lc, stores)
 		if (strcmp(linitial((List *) lfirst(lc)), cmek_store_where()) == 0)
 			break;
-	if (lc == NULL && cmek_store_exists())
+	if (lc == NULL && cmek_store_exists(cmek_store_where()))
 		stores = lappend(stores, list_make2(cmek_store_where(), ""));
 	foreach(lc, stores)
 	{

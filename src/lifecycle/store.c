@@ -265,11 +265,11 @@ cmek_store_open_at(const char *where)
 
 /* See store.h. */
 bool
-cmek_store_exists(void)
+cmek_store_exists(const char *where)
 {
 	struct stat st;
 
-	return stat(cmek_store_where(), &st) == 0;
+	return where[0] != '/' || stat(where, &st) == 0;
 }
 
 /* See store.h. */

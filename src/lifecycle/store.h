@@ -47,8 +47,8 @@ struct CmekStoreFile
 extern char *cmek_store_where(void);
 /* The store that a record names */
 extern CmekStore *cmek_store_open_at(const char *where);
-/* Has anything been put there, ever? */
-extern bool cmek_store_exists(void);
+/* Is its directory there?  It is made when something is put there. */
+extern bool cmek_store_exists(const char *where);
 /* False when the store does not tell */
 extern bool cmek_store_list(CmekStore *store, CmekStoreListed put, void *arg);
 

@@ -317,17 +317,20 @@ sub spew
 # A standby that is promoted inside of the time
 # ---------------------------------------------------------------------
 
-new_key('s', ", drop_after '6s'");
+new_key('s', ", drop_after '10s'");
 sql(q{CREATE TABLE s (a int) USING cmek_heap WITH (cmek.key = 's'); INSERT INTO s VALUES (1)});
 $node->backup('copy');
 my $standby = PostgreSQL::Test::Cluster->new('standby');
 $standby->init_from_backup($node, 'copy', has_streaming => 1);
+# what it needs to vouch for a snapshot
+system_or_bail('cp', '-a', $node->data_dir . '.cmek', $standby->data_dir . '.cmek');
 $standby->start;
 hide_key($file{s});
 ok(until_counted('s', 3000), 'the primary counts');
 # statements of a standby find the key away, too, for as long
 is(sqlstate($standby, 'SELECT * FROM s'), 'KM001', 'away on the standby, too');
 for (1 .. 25) { sqlstate($standby, 'SELECT * FROM s'); sleep(0.1); }
+$node->backup('later');
 my $seen = sql(q{SELECT denied_ms FROM cmek.key_watch WHERE server = 's'});
 $node->wait_for_catchup($standby);
 $node->stop('immediate');
@@ -338,7 +341,23 @@ ok($standby->poll_query_until('postgres', qq{SELECT own_ms > 0 AND denied_ms >= 
 my $own = $standby->safe_psql('postgres', q{SELECT own_ms FROM cmek.key_watch WHERE server = 's'});
 cmp_ok($own, '<=', 1000 * (time() - $promoted) + 100, 'what it saw as a standby does not count');
 ok($standby->poll_query_until('postgres', q{SELECT to_regclass('s') IS NULL}), 'in the end it drops the table');
-cmp_ok(time() - $promoted, '>=', 6, 'after its own time of observation');
+cmp_ok(time() - $promoted, '>=', 10, 'after its own time of observation');
 
 $standby->stop;
+
+# A server restored from a backup of that time
+my $clone = PostgreSQL::Test::Cluster->new('clone');
+$clone->init_from_backup($node, 'later');
+system_or_bail('cp', '-a', $node->data_dir . '.cmek', $clone->data_dir . '.cmek');
+$clone->start;
+my $restored = time();
+ok($clone->poll_query_until('postgres', q{SELECT own_ms > 0 FROM cmek.key_watch WHERE server = 's' AND denied_ms > 4500}), 'a restored server goes on from the sum, too');
+$own = $clone->safe_psql('postgres', q{SELECT own_ms FROM cmek.key_watch WHERE server = 's'});
+cmp_ok($own, '<=', 1000 * (time() - $restored) + 1500, 'what the original saw does not count');
+# a restart is no other installation
+$clone->restart;
+ok($clone->poll_query_until('postgres', qq{SELECT own_ms > $own FROM cmek.key_watch WHERE server = 's'}), 'its own does, over a restart');
+is($clone->safe_psql('postgres', q{SELECT to_regclass('s') IS NOT NULL}), 't', 'and it drops nothing in between');
+
+$clone->stop;
 done_testing();
