@@ -41,6 +41,10 @@ sub stop_at
 
 	$node->append_conf('postgresql.conf', "cmek.stop_point = '$point'");
 	$node->reload;
+	return if $point eq '';
+	# whoever is under way has the old setting
+	until_true("SELECT current_setting('cmek.stop_point') = '$point'");
+	until_true(q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type IN ('cmek visitor', 'cmek drop')});
 	return;
 }
 
@@ -123,8 +127,9 @@ for my $point (qw(purge-expired purge-removed))
 		# an event calls the visitor
 		sql('ALTER SERVER t1 OPTIONS (SET drop_after $$2s$$)');
 		ok(until_in_log($action eq 'error' ? qr/stopped at "$point"/ : qr/was terminated by signal 9/, $seen + 1), "$what: stopped");
-		records_have_files($what);
 		stop_at('');
+		ok(until_true('SELECT true'), "$what: the server is up");
+		records_have_files($what);
 		ok(until_true('SELECT count(*) = 0 FROM cmek.snapshot_removal'), "$what: done in the end");
 		is(sql("SELECT count(*) FROM cmek.snapshot_record WHERE id = '$id'"), '0', "$what: the record is gone");
 		ok(!-e "$snapshots/$id.cmeksnap", "$what: and the file");
