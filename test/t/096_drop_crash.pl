@@ -84,7 +84,7 @@ sub records_have_files
 
 my $n = 0;
 for my $point (qw(snapshot-begun snapshot-written snapshot-finished snapshot-verified
-	drop-rehearsed drop-snapshotted drop-dropped drop-committed))
+	drop-detached drop-rehearsed drop-snapshotted drop-dropped drop-committed))
 {
 	for my $action ('error', 'kill')
 	{
