@@ -24,27 +24,13 @@ char	   *cmek_notify_secret_file = NULL;
 char	   *cmek_snapshot_directory = NULL;
 int			cmek_snapshot_retention = 35 * SECS_PER_DAY;
 
-/* Seconds of a duration; -1 for "off"; false when it is neither. */
-static bool
-parse_duration(const char *text, int *seconds)
-{
-	const char *hint;
-
-	if (pg_strcasecmp(text, "off") == 0)
-	{
-		*seconds = -1;
-		return true;
-	}
-	return parse_int(text, seconds, GUC_UNIT_S, &hint) && *seconds > 0;
-}
-
 /* Check a setting that is a duration or "off". */
 static bool
 check_duration(char **newval, void **extra, GucSource source)
 {
 	int			seconds;
 
-	if (parse_duration(*newval, &seconds))
+	if (cmek_parse_duration(*newval, &seconds))
 		return true;
 	GUC_check_errdetail("It is \"off\" or a duration, for example \"7d\".");
 	return false;
@@ -56,7 +42,7 @@ cmek_drop_after_seconds(void)
 {
 	int			seconds = -1;
 
-	(void) parse_duration(drop_after, &seconds);
+	(void) cmek_parse_duration(drop_after, &seconds);
 	return seconds;
 }
 

@@ -29,6 +29,7 @@
 
 #include "compat.h"
 #include "lifecycle/internal.h"
+#include "lifecycle/snapshot.h"
 
 PGDLLEXPORT void cmek_visit_main(Datum arg);
 
@@ -71,9 +72,9 @@ cmek_visit_sql(const char *sql, int expected, int nargs, const Oid *types,
 	return SPI_processed;
 }
 
-/* Settings of the database or the role must not change what we do. */
-static void
-pin_settings(void)
+/* See internal.h. */
+void
+cmek_visit_pin_settings(void)
 {
 	static const char *const settings[][2] = {
 		{"search_path", "pg_catalog, pg_temp"},
@@ -169,6 +170,8 @@ do_what_is_due(CmekVisitReport *report)
 	report->stuck = !handle_events();
 	report->next = Min(report->next, cmek_audit_anchor());
 	report->next = Min(report->next, cmek_notify_deliver());
+	report->next = Min(report->next, cmek_snapshots_purge());
+	report->next = Min(report->next, cmek_lifecycle_drop_due());
 }
 
 /* Entry of the visitor; its argument is the database. */
@@ -181,7 +184,7 @@ cmek_visit_main(Datum arg)
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnectionByOid(report.database, InvalidOid, 0);
-	pin_settings();
+	cmek_visit_pin_settings();
 	if (has_extension())
 		do_what_is_due(&report);
 	else

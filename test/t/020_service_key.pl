@@ -420,7 +420,7 @@ for my $case (
 
 my $server = 'CREATE SERVER x FOREIGN DATA WRAPPER cmek_file';
 like(error_text($node, "$server OPTIONS (colour 'red')"),
-	qr/HV00D: invalid option "colour".*HINT:  Valid options in this context are: key_file\./s,
+	qr/HV00D: invalid option "colour".*HINT:  Valid options in this context are: key_file, drop_after\./s,
 	'an unknown option names the known ones');
 like(error_text($node, "$server OPTIONS (key_file 'here')"), qr/HV024: .*absolute path/s,
 	'a key file has an absolute path');
