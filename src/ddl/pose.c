@@ -126,15 +126,64 @@ cmek_pose_interrupt(CmekPose *pose)
 		pose_again((Datum) 0, InvalidOid);
 }
 
-/* No pose outlives a transaction, should a statement do so */
+/* An index is about to be dropped, so nobody may have it open */
+void
+cmek_pose_leave(Oid indexid)
+{
+	ResourceOwner owner = CurrentResourceOwner;
+
+	for (CmekPose *pose = poses; pose != NULL; pose = pose->outer)
+	{
+		ListCell   *lc;
+
+		foreach(lc, pose->indexes)
+		{
+			Relation	index = (Relation) lfirst(lc);
+
+			if (RelationGetRelid(index) != indexid)
+				continue;
+			pose->indexes = foreach_delete_current(pose->indexes, lc);
+			index->rd_rel->relam = pose->method;
+			if (pose->stale)
+				index->rd_isvalid = false;
+			CurrentResourceOwner = pose->owner;
+			index_close(index, NoLock);
+			CurrentResourceOwner = owner;
+		}
+	}
+}
+
+/*
+ * No pose outlives a transaction, should a statement do so; an abort that
+ * comes before the statement's end (FATAL, ROLLBACK in a procedure) releases
+ * the pins itself.
+ */
 static void
 pose_at_xact_end(XactEvent event, void *arg)
 {
-	if (event != XACT_EVENT_PRE_COMMIT && event != XACT_EVENT_PRE_PREPARE &&
+	bool		failed = event == XACT_EVENT_ABORT ||
+		event == XACT_EVENT_PARALLEL_ABORT;
+
+	if (!failed && event != XACT_EVENT_PRE_COMMIT &&
+		event != XACT_EVENT_PRE_PREPARE &&
 		event != XACT_EVENT_PARALLEL_PRE_COMMIT)
 		return;
 	for (CmekPose *pose = poses; pose != NULL; pose = pose->outer)
-		pose_release(pose, false);
+		pose_release(pose, failed);
+}
+
+/* Nor the subtransaction that has its pins */
+static void
+pose_at_subxact_end(SubXactEvent event, SubTransactionId mine,
+					SubTransactionId parent, void *arg)
+{
+	if (event != SUBXACT_EVENT_ABORT_SUB)
+		return;
+	for (CmekPose *pose = poses; pose != NULL; pose = pose->outer)
+	{
+		if (pose->indexes != NIL && pose->owner == CurTransactionResourceOwner)
+			pose_release(pose, true);
+	}
 }
 
 /* Let one index join the innermost pose, if it is sealed; locks it */
@@ -343,6 +392,7 @@ cmek_pose_init(void)
 {
 	CacheRegisterRelcacheCallback(pose_again, (Datum) 0);
 	RegisterXactCallback(pose_at_xact_end, NULL);
+	RegisterSubXactCallback(pose_at_subxact_end, NULL);
 	previous_info = get_relation_info_hook;
 	get_relation_info_hook = pose_relation_info;
 	if (!CMEK_SPECULATIVE_WANTS_BTREE)

@@ -60,6 +60,9 @@ typedef struct CmekStatement
 	/* CREATE INDEX, ALTER TABLE: options of cmek_btree alone */
 	List	   *index_options;	/* of DefElem */
 
+	/* ALTER TABLE ... USING INDEX: core asks whether these are btree */
+	List	   *used_indexes;	/* of String: names */
+
 	CmekPose	pose;
 	struct ObjectAddresses *twins;	/* operator classes for its time only */
 	List	   *saved_options;	/* of CmekIndexOptions, taken out of catalogs */
@@ -148,6 +151,7 @@ extern void cmek_routine_init(void);
 /* ---- pose.c ---- */
 extern void cmek_pose_begin(CmekPose *pose);
 extern void cmek_pose_interrupt(CmekPose *pose);
+extern void cmek_pose_leave(Oid indexid);
 extern void cmek_pose_end(CmekPose *pose, bool failed);
 extern void cmek_pose_index(Oid indexid, LOCKMODE lockmode);
 extern void cmek_pose_table(Oid relid, LOCKMODE lockmode);
