@@ -73,9 +73,12 @@ CREATE FUNCTION drop_it() RETURNS bool LANGUAGE plpgsql AS $$
 	BEGIN EXECUTE 'DROP INDEX IF EXISTS ddl_index_use.m_i'; RETURN true; END $$;
 CREATE MATERIALIZED VIEW m USING cmek_heap AS SELECT 1 AS i WHERE drop_it();
 CREATE UNIQUE INDEX m_i ON m (i);
-\set VERBOSITY sqlstate
-REFRESH MATERIALIZED VIEW CONCURRENTLY m;
-\set VERBOSITY terse
+DO $$
+	BEGIN
+		REFRESH MATERIALIZED VIEW CONCURRENTLY m;
+	EXCEPTION WHEN others THEN
+		RAISE WARNING '%', left(sqlerrm, 57);
+	END $$;
 SELECT * FROM idx WHERE "table" = 'm';
 
 -- two commits in a statement with a pose around it

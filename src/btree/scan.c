@@ -313,6 +313,19 @@ bt_parallelrescan(IndexScanDesc scan)
 	btparallelrescan(self->inner);
 }
 
+/* Before 18 core asks btree alone how high it is; needs no key */
+int
+cmek_btree_height(Oid indexid)
+{
+	Relation	index = index_open(indexid, NoLock);
+	int			height = -1;
+
+	if (bt_is_sealed_index(index))
+		height = _bt_getrootheight(&bt_enter_keyless(index)->shadow);
+	index_close(index, NoLock);
+	return height;
+}
+
 #ifdef CMEK_INDEX_METHOD_KNOWS_HEIGHT
 
 /* Core asks the method: both look at the relation */

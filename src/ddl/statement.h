@@ -159,6 +159,9 @@ extern void cmek_pose_partitions(Oid relid, LOCKMODE lockmode);
 extern void cmek_pose_tree(Oid relid, LOCKMODE lockmode);
 extern void cmek_pose_init(void);
 
+/* ---- poseplan.c ---- */
+extern void cmek_pose_plan_init(void);
+
 /* ---- opclass.c ---- */
 extern Oid	cmek_opclass_original(Oid opclass);
 extern void cmek_opclass_need_twins(CmekStatement *s);
