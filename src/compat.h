@@ -146,6 +146,7 @@ typedef bool CmekUpdateIndexes;
  * and generated columns have another expression.
  */
 #define CMEK_SPECULATIVE_WANTS_BTREE (PG_VERSION_NUM < 180000)
+#define CMEK_EXECUTOR_WANTS_BTREE (PG_VERSION_NUM < 180000)
 #if PG_VERSION_NUM >= 180000
 #define CMEK_EXECUTOR_RUN_PARAMS \
 	QueryDesc *query_desc, ScanDirection direction, uint64 count

@@ -85,6 +85,24 @@ scan_is_planners(IndexScanDesc scan)
 		scan->xs_snapshot->snapshot_type == SNAPSHOT_NON_VACUUMABLE;
 }
 
+/*
+ * Shall the executor recheck rows that were found by these keys?  Core's check
+ * of a constraint (the one scan with a dirty snapshot that has keys IS NULL)
+ * takes no NULL for a match when it rechecks, so it would pass over what
+ * NULLS NOT DISTINCT forbids.
+ */
+static bool
+scan_wants_recheck(IndexScanDesc scan)
+{
+	bool		any_null = false;
+
+	for (int i = 0; i < scan->numberOfKeys; i++)
+		any_null |= (scan->keyData[i].sk_flags & SK_SEARCHNULL) != 0;
+	return scan->numberOfKeys > 0 && !scan_is_planners(scan) &&
+		!(any_null && scan->xs_snapshot != NULL &&
+		  scan->xs_snapshot->snapshot_type == SNAPSHOT_DIRTY);
+}
+
 static void
 bt_rescan(IndexScanDesc scan, ScanKey keys, int nkeys, ScanKey orderbys,
 		  int norderbys)
@@ -111,7 +129,7 @@ bt_rescan(IndexScanDesc scan, ScanKey keys, int nkeys, ScanKey orderbys,
 		converted = bt_convert_keys(self->index, keys, scan->numberOfKeys);
 		MemoryContextSwitchTo(old);
 	}
-	self->recheck = scan->numberOfKeys > 0 && !scan_is_planners(scan);
+	self->recheck = scan_wants_recheck(scan);
 	scan_copy_in(self->inner, scan);
 	btrescan(self->inner, converted, nkeys, NULL, 0);
 	bt_activity_end(&activity);
@@ -293,6 +311,19 @@ bt_parallelrescan(IndexScanDesc scan)
 
 	self->inner->parallel_scan = scan->parallel_scan;
 	btparallelrescan(self->inner);
+}
+
+/* Before 18 core asks btree alone how high it is; needs no key */
+int
+cmek_btree_height(Oid indexid)
+{
+	Relation	index = index_open(indexid, NoLock);
+	int			height = -1;
+
+	if (bt_is_sealed_index(index))
+		height = _bt_getrootheight(&bt_enter_keyless(index)->shadow);
+	index_close(index, NoLock);
+	return height;
 }
 
 #ifdef CMEK_INDEX_METHOD_KNOWS_HEIGHT

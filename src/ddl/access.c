@@ -42,7 +42,10 @@ static void
 access_drop(Oid classId, Oid objectId)
 {
 	if (classId == RelationRelationId)
+	{
+		cmek_pose_leave(objectId);
 		cmek_drop_table(objectId);
+	}
 	else if (classId == ForeignServerRelationId)
 		cmek_drop_server(objectId);
 }

@@ -232,6 +232,9 @@ alter_with_table(CmekStatement *s, AlterTableStmt *stmt,
 		return;
 	foreach(lc, req->used)
 		use_pose(&cls, strVal(lfirst(lc)));
+	/* those that core makes anew before it uses them have to join, too */
+	if (req->remade)
+		s->used_indexes = req->used;
 	if (req->constraints != NIL && cmek_index_table_is_sealed(relid))
 		constraint_strip(s, req);
 	if (req->remade)

@@ -247,6 +247,22 @@ index_new_options(const CmekStatement *s, const CmekClass *index)
 	return s->index_options;
 }
 
+/* Was an index made anew which the statement goes on to use by its name? */
+static bool
+index_is_used(const CmekStatement *s, const CmekClass *index)
+{
+	ListCell   *lc;
+
+	if (s == NULL)
+		return false;
+	foreach(lc, s->used_indexes)
+	{
+		if (strcmp(strVal(lfirst(lc)), NameStr(index->relname)) == 0)
+			return true;
+	}
+	return false;
+}
+
 /* A b-tree was made for a sealed table */
 static void
 index_seal(const CmekClass *index)
@@ -258,6 +274,8 @@ index_seal(const CmekClass *index)
 	index_set_method(index->relid, method,
 					 index_new_options(cmek_statement, index), false);
 	index_record_method(index->relid, method);
+	if (index_is_used(cmek_statement, index))
+		cmek_pose_index(index->relid, NoLock);
 }
 
 /*

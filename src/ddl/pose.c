@@ -4,17 +4,17 @@
  *	  Sealed indexes pose as btree for the length of a statement.
  *
  * In a few places core asks whether an index is of method btree when it means
- * "can it do what a btree can": ON CONFLICT and REFRESH MATERIALIZED VIEW
- * CONCURRENTLY before 18, ADD CONSTRAINT ... USING INDEX, and the comparison
- * of a partition's index with the partitioned one.  It asks the relcache; so
+ * "can it do what a btree can": ON CONFLICT, row comparisons and REFRESH
+ * MATERIALIZED VIEW CONCURRENTLY before 18, ADD CONSTRAINT ... USING INDEX, and
+ * the comparison of a partition's index with the partitioned one.  It asks the relcache; so
  * there, in this backend alone, rd_rel->relam says btree for as long as the
  * statement runs.  rd_indam, which does the work, is never touched, nor is any
  * catalog.
  *
  * A posing entry is pinned, so it stays where it is; core reloads it on every
  * invalidation and then calls back, which is when the pose is struck again.
- * Poses are nested as statements are and end whichever way those end.  The
- * planner never sees one: its plans outlive the statement.
+ * Poses are nested as statements are and end whichever way those end.  What
+ * plans need is in poseplan.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -24,10 +24,6 @@
 #include "access/xact.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_inherits.h"
-#include "executor/executor.h"
-#include "nodes/pathnodes.h"
-#include "optimizer/plancat.h"
-#include "parser/parsetree.h"
 #include "storage/lmgr.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
@@ -38,8 +34,6 @@
 #include "ddl/statement.h"
 
 static CmekPose *poses = NULL;
-static ExecutorRun_hook_type previous_run = NULL;
-static get_relation_info_hook_type previous_info = NULL;
 
 /*
  * An entry was reloaded: strike the pose again.  Outside of a transaction,
@@ -126,15 +120,64 @@ cmek_pose_interrupt(CmekPose *pose)
 		pose_again((Datum) 0, InvalidOid);
 }
 
-/* No pose outlives a transaction, should a statement do so */
+/* An index is about to be dropped, so nobody may have it open */
+void
+cmek_pose_leave(Oid indexid)
+{
+	ResourceOwner owner = CurrentResourceOwner;
+
+	for (CmekPose *pose = poses; pose != NULL; pose = pose->outer)
+	{
+		ListCell   *lc;
+
+		foreach(lc, pose->indexes)
+		{
+			Relation	index = (Relation) lfirst(lc);
+
+			if (RelationGetRelid(index) != indexid)
+				continue;
+			pose->indexes = foreach_delete_current(pose->indexes, lc);
+			index->rd_rel->relam = pose->method;
+			if (pose->stale)
+				index->rd_isvalid = false;
+			CurrentResourceOwner = pose->owner;
+			index_close(index, NoLock);
+			CurrentResourceOwner = owner;
+		}
+	}
+}
+
+/*
+ * No pose outlives a transaction, should a statement do so; an abort that
+ * comes before the statement's end (FATAL, ROLLBACK in a procedure) releases
+ * the pins itself.
+ */
 static void
 pose_at_xact_end(XactEvent event, void *arg)
 {
-	if (event != XACT_EVENT_PRE_COMMIT && event != XACT_EVENT_PRE_PREPARE &&
+	bool		failed = event == XACT_EVENT_ABORT ||
+		event == XACT_EVENT_PARALLEL_ABORT;
+
+	if (!failed && event != XACT_EVENT_PRE_COMMIT &&
+		event != XACT_EVENT_PRE_PREPARE &&
 		event != XACT_EVENT_PARALLEL_PRE_COMMIT)
 		return;
 	for (CmekPose *pose = poses; pose != NULL; pose = pose->outer)
-		pose_release(pose, false);
+		pose_release(pose, failed);
+}
+
+/* Nor the subtransaction that has its pins */
+static void
+pose_at_subxact_end(SubXactEvent event, SubTransactionId mine,
+					SubTransactionId parent, void *arg)
+{
+	if (event != SUBXACT_EVENT_ABORT_SUB)
+		return;
+	for (CmekPose *pose = poses; pose != NULL; pose = pose->outer)
+	{
+		if (pose->indexes != NIL && pose->owner == CurTransactionResourceOwner)
+			pose_release(pose, true);
+	}
 }
 
 /* Let one index join the innermost pose, if it is sealed; locks it */
@@ -219,134 +262,11 @@ cmek_pose_tree(Oid relid, LOCKMODE lockmode)
 		pose_tables(list_make1_oid(relid), lockmode);
 }
 
-/* Do the indexes that a plan node asks about on conflict */
-static void
-pose_for_plan(const PlannedStmt *stmt, const Plan *plan)
-{
-	const ModifyTable *modify = (const ModifyTable *) plan;
-	ListCell   *lc;
-
-	if (plan == NULL || !IsA(plan, ModifyTable) ||
-		modify->onConflictAction == ONCONFLICT_NONE)
-		return;
-	foreach(lc, modify->resultRelations)
-		cmek_pose_tree(rt_fetch(lfirst_int(lc), stmt->rtable)->relid,
-					   RowExclusiveLock);
-}
-
-/* Is there an ON CONFLICT somewhere in the statement? */
-static bool
-pose_is_needed(const PlannedStmt *stmt)
-{
-	ListCell   *lc;
-
-	if (stmt->commandType == CMD_INSERT && stmt->planTree != NULL &&
-		IsA(stmt->planTree, ModifyTable) &&
-		((ModifyTable *) stmt->planTree)->onConflictAction != ONCONFLICT_NONE)
-		return true;
-	if (!stmt->hasModifyingCTE)
-		return false;
-	foreach(lc, stmt->subplans)
-	{
-		ModifyTable *modify = (ModifyTable *) lfirst(lc);
-
-		if (modify != NULL && IsA(modify, ModifyTable) &&
-			modify->onConflictAction != ONCONFLICT_NONE)
-			return true;
-	}
-	return false;
-}
-
-/* Core, or who hooked in before us */
-static void
-pose_run_next(CMEK_EXECUTOR_RUN_PARAMS)
-{
-	if (previous_run)
-		previous_run(CMEK_EXECUTOR_RUN_ARGS);
-	else
-		standard_ExecutorRun(CMEK_EXECUTOR_RUN_ARGS);
-}
-
-/*
- * ON CONFLICT: the executor opens the indexes of a table at its first row, of
- * a partition at the first row that goes there.
- */
-static void
-pose_executor_run(CMEK_EXECUTOR_RUN_PARAMS)
-{
-	const PlannedStmt *stmt = query_desc->plannedstmt;
-	CmekPose	pose;
-	volatile bool failed = true;
-	ListCell   *lc;
-
-	if (likely(!pose_is_needed(stmt)))
-	{
-		pose_run_next(CMEK_EXECUTOR_RUN_ARGS);
-		return;
-	}
-	cmek_pose_begin(&pose);
-	PG_TRY();
-	{
-		pose_for_plan(stmt, stmt->planTree);
-		foreach(lc, stmt->subplans)
-			pose_for_plan(stmt, (Plan *) lfirst(lc));
-		pose_run_next(CMEK_EXECUTOR_RUN_ARGS);
-		failed = false;
-	}
-	PG_FINALLY();
-	{
-		cmek_pose_end(&pose, failed);
-	}
-	PG_END_TRY();
-}
-
-/* Is the index in a pose? */
-static bool
-pose_has(Oid indexid)
-{
-	for (CmekPose *pose = poses; pose != NULL; pose = pose->outer)
-	{
-		ListCell   *lc;
-
-		foreach(lc, pose->indexes)
-		{
-			if (RelationGetRelid((Relation) lfirst(lc)) == indexid)
-				return true;
-		}
-	}
-	return false;
-}
-
-/* The planner is told the truth */
-static void
-pose_relation_info(PlannerInfo *root, Oid relid, bool inhparent,
-				   RelOptInfo *rel)
-{
-	ListCell   *lc;
-
-	if (previous_info)
-		previous_info(root, relid, inhparent, rel);
-	if (likely(poses == NULL))
-		return;
-	foreach(lc, rel->indexlist)
-	{
-		IndexOptInfo *info = (IndexOptInfo *) lfirst(lc);
-
-		if (info->relam == BTREE_AM_OID && pose_has(info->indexoid))
-			info->relam = cmek_sealed_index_method();
-	}
-}
-
-/* Install the hooks */
+/* Install the callbacks */
 void
 cmek_pose_init(void)
 {
 	CacheRegisterRelcacheCallback(pose_again, (Datum) 0);
 	RegisterXactCallback(pose_at_xact_end, NULL);
-	previous_info = get_relation_info_hook;
-	get_relation_info_hook = pose_relation_info;
-	if (!CMEK_SPECULATIVE_WANTS_BTREE)
-		return;
-	previous_run = ExecutorRun_hook;
-	ExecutorRun_hook = pose_executor_run;
+	RegisterSubXactCallback(pose_at_subxact_end, NULL);
 }

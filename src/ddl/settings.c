@@ -61,5 +61,6 @@ cmek_ddl_init(void)
 	cmek_hook_init();
 	cmek_access_init();
 	cmek_pose_init();
+	cmek_pose_plan_init();
 	cmek_routine_init();
 }

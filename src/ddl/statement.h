@@ -60,6 +60,9 @@ typedef struct CmekStatement
 	/* CREATE INDEX, ALTER TABLE: options of cmek_btree alone */
 	List	   *index_options;	/* of DefElem */
 
+	/* ALTER TABLE ... USING INDEX: core asks whether these are btree */
+	List	   *used_indexes;	/* of String: names */
+
 	CmekPose	pose;
 	struct ObjectAddresses *twins;	/* operator classes for its time only */
 	List	   *saved_options;	/* of CmekIndexOptions, taken out of catalogs */
@@ -148,12 +151,16 @@ extern void cmek_routine_init(void);
 /* ---- pose.c ---- */
 extern void cmek_pose_begin(CmekPose *pose);
 extern void cmek_pose_interrupt(CmekPose *pose);
+extern void cmek_pose_leave(Oid indexid);
 extern void cmek_pose_end(CmekPose *pose, bool failed);
 extern void cmek_pose_index(Oid indexid, LOCKMODE lockmode);
 extern void cmek_pose_table(Oid relid, LOCKMODE lockmode);
 extern void cmek_pose_partitions(Oid relid, LOCKMODE lockmode);
 extern void cmek_pose_tree(Oid relid, LOCKMODE lockmode);
 extern void cmek_pose_init(void);
+
+/* ---- poseplan.c ---- */
+extern void cmek_pose_plan_init(void);
 
 /* ---- opclass.c ---- */
 extern Oid	cmek_opclass_original(Oid opclass);
