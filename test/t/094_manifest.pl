@@ -161,7 +161,7 @@ $node->safe_psql('postgres', 'ALTER TABLE t RENAME TO old; ALTER SCHEMA public R
 	ALTER TABLE kept.other SET SCHEMA public; ALTER TABLE kept.log SET SCHEMA public; ALTER FUNCTION kept.f(int) SET SCHEMA public; ALTER FUNCTION kept.tg() SET SCHEMA public;
 	ALTER EXTENSION citext SET SCHEMA public; ALTER DOMAIN kept.positive SET SCHEMA public; ALTER EXTENSION cmek_test_manifest SET SCHEMA public');
 my $lost = recreate($full, 't', rows => 'kept.old', role => 'owner');
-like($lost, qr/^view public\.v: needed the table and was not recreated; it was:  SELECT t\.id,/m, 'a lost view is in the list, with its query');
+like($lost, qr/^view public\.v: needed the table and was not recreated; it was:  SELECT (?:t\.)?id,/m, 'a lost view is in the list, with its query');
 unlike($lost, qr/^(?!publication|view|table constraint|function|\s|;)\S.*:/m, 'only what cannot be is in the list') or diag($lost);
 is($node->safe_psql('postgres', 'SELECT * FROM t ORDER BY id'), $rows, 'restored in its place: every row');
 # sequences have numbers of their own in the catalogs, grants an order
