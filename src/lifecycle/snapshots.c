@@ -436,10 +436,11 @@ pairs(const char *sql, MemoryContext context)
 	return result;
 }
 
-/* Remove the files whose rows are gone. */
-static void
+/* Remove the files whose rows are gone; false when one could not be. */
+static bool
 remove_files(MemoryContext context)
 {
+	volatile bool ok = true;
 	ListCell   *lc;
 
 	foreach(lc, pairs("SELECT file, store FROM cmek.snapshot_removal", context))
@@ -456,9 +457,11 @@ remove_files(MemoryContext context)
 		PG_CATCH();
 		{
 			log_and_abort(context, lsecond(pair));
+			ok = false;
 		}
 		PG_END_TRY();
 	}
+	return ok;
 }
 
 /* A file of a store */
@@ -707,11 +710,15 @@ cmek_snapshots_purge(void)
 	MemoryContext context = AllocSetContextCreate(TopMemoryContext,
 												  "cmek purge",
 												  ALLOCSET_DEFAULT_SIZES);
+	bool		all_removed;
 
 	expire_rows();
-	remove_files(context);
+	all_removed = remove_files(context);
 	compare_all(context);
 	MemoryContextSwitchTo(TopMemoryContext);
 	MemoryContextDelete(context);
+	if (!all_removed)
+		return TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+										   cmek_watch_period() * 1000);
 	return next_expiry();
 }

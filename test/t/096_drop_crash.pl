@@ -13,7 +13,7 @@ use Test::More;
 use Time::HiRes qw(time sleep);
 use CmekTest;
 
-my $node = cmek_node('primary', config => [ 'log_min_messages = log', 'restart_after_crash = on', 'autovacuum = off', 'fsync = off' ]);
+my $node = cmek_node('primary', config => [ 'restart_after_crash = on', 'autovacuum = off', 'fsync = off' ]);
 my $dir = PostgreSQL::Test::Utils::tempdir();
 my $snapshots = $node->data_dir . '.cmek/snapshots';
 
