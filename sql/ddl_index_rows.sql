@@ -81,4 +81,29 @@ INSERT INTO t VALUES (1, 0);
 WITH w AS (INSERT INTO t VALUES (1) ON CONFLICT (id) DO UPDATE SET n = t.n + 1) SELECT count(*) FROM t;
 SELECT * FROM t;
 
+-- the planner looks at the ends of an index where it has statistics: of a temporary
+-- table, too, and in a parallel worker, where it cannot ask for the key
+SET cmek.plaintext_statistics = on;
+SET enable_seqscan = on;
+CREATE TEMP TABLE tmp (i int) USING cmek_heap;
+INSERT INTO tmp SELECT generate_series(1, 3000);
+CREATE INDEX ON tmp (i);
+CREATE TABLE peek (i int) USING cmek_heap;
+INSERT INTO peek SELECT generate_series(1, 3000);
+CREATE INDEX ON peek (i);
+ANALYZE tmp;
+ANALYZE peek;
+SELECT count(*) FROM tmp a JOIN tmp b ON a.i = b.i WHERE a.i > 2990;
+CREATE FUNCTION planned(n int) RETURNS bigint LANGUAGE plpgsql STABLE PARALLEL SAFE AS $$
+	DECLARE c bigint;
+	BEGIN
+		EXECUTE 'SELECT count(*) FROM ddl_index_rows.peek WHERE i > ' || n INTO c;
+		RETURN c;
+	END $$;
+SET parallel_setup_cost = 0;
+SET parallel_tuple_cost = 0;
+SET parallel_leader_participation = off;
+SET max_parallel_workers_per_gather = 1;
+SELECT sum(planned(2998)) FROM k WHERE id BETWEEN 1 AND 20;
+
 DROP SCHEMA ddl_index_rows CASCADE;

@@ -412,14 +412,37 @@ bt_dek(BtIndex *index)
 	return dek;
 }
 
+/* Is the key of an index at hand, so that nobody needs to be asked for it? */
+static inline bool
+index_is_unlocked(BtIndex *index)
+{
+	return index->ring != NULL && cmek_keyring_is_good(index->ring) &&
+		dek_at_position(index) != NULL;
+}
+
+/*
+ * May the planner look into an index?  It goes on planning without when the key
+ * is away, and where asking for it is no option: in a parallel operation no
+ * subtransaction can catch the answer.
+ */
+bool
+bt_planner_may_enter(Relation real)
+{
+	BtIndex    *index = index_find(real);
+
+	if (index->temporary || index_is_unlocked(index))
+		return true;
+	return !IsInParallelMode() && cmek_table_is_bound(index->table) &&
+		cmek_key_is_available(index->table);
+}
+
 /* Have the key of an index at hand; false when its table is unbound */
 static bool
 index_unlock(BtIndex *index)
 {
 	CmekDek    *dek;
 
-	if (likely(index->ring != NULL && cmek_keyring_is_good(index->ring) &&
-			   dek_at_position(index) != NULL))
+	if (likely(index_is_unlocked(index)))
 		return true;
 	if (!index->temporary && !cmek_table_is_bound(index->table))
 	{

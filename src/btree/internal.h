@@ -120,6 +120,7 @@ bt_activity_end(BtActivity *activity)
 /* ---------- index.c: indexes, their shadows and their keys ---------- */
 extern BtIndex *bt_enter_keyless(Relation real);
 extern BtIndex *bt_enter(Relation real);
+extern bool bt_planner_may_enter(Relation real);
 extern CmekDek *bt_dek(BtIndex *index);
 extern void bt_report_no_key(BtIndex *index);
 extern void bt_index_init(void);

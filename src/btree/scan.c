@@ -112,8 +112,7 @@ bt_rescan(IndexScanDesc scan, ScanKey keys, int nkeys, ScanKey orderbys,
 	BtActivity	activity;
 
 	self->nshown = self->next = 0;
-	if (scan_is_planners(scan) &&
-		!cmek_key_is_available(scan->indexRelation->rd_index->indrelid))
+	if (scan_is_planners(scan) && !bt_planner_may_enter(scan->indexRelation))
 		self->index = NULL;
 	else
 		self->index = bt_enter(scan->indexRelation);
