@@ -13,6 +13,7 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_foreign_server.h"
 #include "commands/defrem.h"
 #include "foreign/foreign.h"
 #include "miscadmin.h"
@@ -63,7 +64,7 @@ options_seal(const CmekKmsProvider *provider, Oid serverid, List *options)
 	}
 }
 
-/* The provider of a server that the caller owns, which core asks for next */
+/* A server by name, and its provider; NULL when it is none of ours */
 static const CmekKmsProvider *
 mapping_provider(const char *servername, Oid *serverid)
 {

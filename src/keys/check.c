@@ -14,12 +14,14 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_foreign_server.h"
 #include "fmgr.h"
 #include "foreign/foreign.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/memutils.h"
 
 #include "compat.h"
 #include "keys/internal.h"
@@ -85,6 +87,9 @@ check_begin(Oid serverid)
 	cmek_random_uuid(check->what->uuid);
 	cmek_server_fill(check->what, serverid);
 	check->next = cmek_kms_provider(check->what->config.provider)->steps;
+	if (check->next == NULL)
+		elog(ERROR, "provider \"%s\" names no steps of a check",
+			 check->what->config.provider);
 	return check;
 }
 
@@ -269,11 +274,10 @@ report_unproved(const Check *check)
 			 errhint("%s", step_hint(check))));
 }
 
-/* See keys.h. */
-void
-cmek_key_prove(Oid serverid)
+/* Do all the steps, unless that is known or of no use. */
+static void
+prove(Check *check)
 {
-	Check	   *check = check_begin(serverid);
 	CmekSuspension suspension;
 
 	/* the keys are made next, and that says all there is to say */
@@ -285,4 +289,19 @@ cmek_key_prove(Oid serverid)
 		if (check->result.tried && check->result.reply.klass != CMEK_KMS_OK)
 			report_unproved(check);
 	proof_remember(check->what);
+}
+
+/* See keys.h. */
+void
+cmek_key_prove(Oid serverid)
+{
+	/* a caller with ten thousand tables must not keep as many requests */
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+												  "cmek key proof",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+
+	prove(check_begin(serverid));
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
 }

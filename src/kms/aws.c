@@ -103,7 +103,8 @@ aws_describe(const CmekKmsRequest *req, CmekKmsAnswer *answer)
 						"the key is of kind %s, %s; it must be symmetric, for encryption",
 						result->spec, result->usage);
 	else if (strcmp(result->state, "Enabled") == 0)
-		return;
+		cmek_kms_answer(answer, CMEK_KMS_OK, "", "%s is enabled",
+						result->key_id);
 	else if (strcmp(result->state, "Disabled") == 0 ||
 			 strncmp(result->state, "Pending", 7) == 0)
 		cmek_kms_answer(answer, CMEK_KMS_DENIED, result->state,
@@ -111,6 +112,16 @@ aws_describe(const CmekKmsRequest *req, CmekKmsAnswer *answer)
 	else
 		cmek_kms_answer(answer, CMEK_KMS_UNREACHABLE, result->state,
 						"the key is in state %s", result->state);
+}
+
+/* Who are we at AWS? */
+static void
+aws_identify(const CmekKmsRequest *req, CmekKmsAnswer *answer)
+{
+	CmekAwsCall *call = palloc(sizeof(CmekAwsCall));
+
+	if (cmek_aws_begin(call, req, answer) && cmek_aws_who(call, answer))
+		cmek_kms_answer(answer, CMEK_KMS_OK, "", "%s", answer->key_id);
 }
 
 /* ----------
@@ -294,6 +305,11 @@ aws_add_settings(CmekKmsConfig *config)
 							cmek_aws_external_id);
 }
 
+static const CmekKmsStep aws_steps[] = {
+	CMEK_STEP_IDENTITY, CMEK_STEP_KEY, CMEK_STEP_GENERATE, CMEK_STEP_ENCRYPT,
+	CMEK_STEP_DECRYPT, CMEK_STEP_CONTEXT, CMEK_STEP_END
+};
+
 const CmekKmsProvider cmek_aws_provider = {
 	.wrapper = "cmek_aws",
 	.options = aws_options,
@@ -304,4 +320,7 @@ const CmekKmsProvider cmek_aws_provider = {
 	.describe = aws_describe,
 	.validate = aws_validate,
 	.add_settings = aws_add_settings,
+	.steps = aws_steps,
+	.identify = aws_identify,
+	.advise = cmek_aws_advise,
 };

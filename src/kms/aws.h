@@ -14,6 +14,7 @@
  *	 aws_answer.c	   pure: answers in JSON and XML, credentials
  *	 aws_error.c	   pure: errors and their classes
  *	 aws_profile.c	   pure: shared credentials and config files
+ *	 aws_advise.c	   pure: what to grant
  *	 sigv4.c		   pure: signatures
  *
  * "Pure" is: bytes in, bytes out; no memory of PostgreSQL's, no ERROR, no clock.
@@ -322,6 +323,10 @@ extern bool cmek_aws_container_credentials(CmekAwsCall *call,
 extern bool cmek_aws_instance_credentials(CmekAwsCall *call,
 										  CmekAwsCredentials *out,
 										  CmekKmsAnswer *answer);
+
+/* aws_advise.c: pure; see kms.h */
+extern void cmek_aws_advise(const CmekKmsConfig *config, CmekKmsStep step,
+							const CmekKmsAnswer *answer, char *out, Size size);
 
 /* Settings */
 extern char *cmek_region;

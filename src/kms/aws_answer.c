@@ -119,26 +119,27 @@ entity(const char *at, const char *end, Size *len)
 	return 0;
 }
 
-/* Copy the text between two tags. */
+/* Copy the text between two tags; "" when it is not one we can read. */
 static bool
 copy_text(const char *at, const char *end, char *out, Size size)
 {
 	Size		n = 0;
+	bool		ok = true;
 
-	while (at < end)
+	while (ok && at < end)
 	{
 		Size		len = 1;
 		char		c = *at;
 
-		if (c == '<' || c == '\0' || n + 1 >= size)
-			return false;
-		if (c == '&' && (c = entity(at, end, &len)) == 0)
-			return false;
-		out[n++] = c;
+		if (c == '&')
+			c = entity(at, end, &len);
+		ok = *at != '<' && c != '\0' && n + 1 < size;
+		if (ok)
+			out[n++] = c;
 		at += len;
 	}
-	out[n] = '\0';
-	return true;
+	out[ok ? n : 0] = '\0';
+	return ok;
 }
 
 /* Find a text in bytes; NULL when it is not there. */

@@ -75,7 +75,7 @@ set_clock(const CmekAwsEndpoint *endpoint, const CmekHttpAnswer *http,
 
 	if (!cmek_http_find(http, "Date", date, sizeof(date)) ||
 		!cmek_http_parse_date(date, &theirs) ||
-		Abs(theirs - used) <= CLOCK_TOLERANCE_S)
+		llabs((long long) (theirs - used)) <= CLOCK_TOLERANCE_S)
 		return false;
 	ahead = theirs - (int64) time(NULL);
 	clock_id(endpoint, id);

@@ -80,6 +80,38 @@ copy_code(char *out, Size size, const char *type)
 	cmek_text_printable(out, size, code);
 }
 
+/* Does a text have a word in it, in whatever case?  Where; else NULL. */
+static const char *
+find_word(const char *text, const char *word)
+{
+	Size		len = strlen(word);
+
+	for (; *text != '\0'; text++)
+		if (pg_strncasecmp(text, word, len) == 0)
+			return text;
+	return NULL;
+}
+
+/*
+ * Copy a message.  When a signature does not fit, AWS repeats the canonical
+ * request that it has signed, and the session token is a part of that.
+ */
+static void
+copy_message(char *out, Size size, char *message)
+{
+	const char *canonical = find_word(message, "canonical");
+
+	if (canonical != NULL)
+	{
+		/* back to the end of the sentence before */
+		while (canonical > message && *canonical != '.')
+			canonical--;
+		message[canonical - message] = '\0';
+	}
+	message[strcspn(message, "\r\n")] = '\0';
+	cmek_text_printable(out, size, message);
+}
+
 /* Read an error in JSON. */
 static bool
 read_json(const char *body, Size len, CmekAwsError *error)
@@ -97,7 +129,7 @@ read_json(const char *body, Size len, CmekAwsError *error)
 		(void) cmek_json_string(object, "Message", message, sizeof(message));
 	json_decref(object);
 	copy_code(error->code, sizeof(error->code), type);
-	cmek_text_printable(error->message, sizeof(error->message), message);
+	copy_message(error->message, sizeof(error->message), message);
 	return true;
 }
 
@@ -112,7 +144,7 @@ read_xml(const char *body, Size len, CmekAwsError *error)
 		return;
 	(void) cmek_aws_read_xml(body, len, "Message", message, sizeof(message));
 	copy_code(error->code, sizeof(error->code), code);
-	cmek_text_printable(error->message, sizeof(error->message), message);
+	copy_message(error->message, sizeof(error->message), message);
 }
 
 /* Read an error. */
@@ -128,18 +160,6 @@ cmek_aws_read_error(const char *type_header, const char *body, Size len,
 		copy_code(error->code, sizeof(error->code), type_header);
 }
 
-/* Does a message have a word in it, in whatever case? */
-static bool
-mentions(const char *message, const char *word)
-{
-	Size		len = strlen(word);
-
-	for (; *message != '\0'; message++)
-		if (pg_strncasecmp(message, word, len) == 0)
-			return true;
-	return false;
-}
-
 /*
  * A key that is just being made, changed, or connected to its key store is not
  * one that was taken away.
@@ -148,10 +168,10 @@ static bool
 is_passing_state(const CmekAwsError *error)
 {
 	return strcmp(error->code, "KMSInvalidStateException") == 0 &&
-		!mentions(error->message, "pending") &&
-		(mentions(error->message, "unavailable") ||
-		 mentions(error->message, "creating") ||
-		 mentions(error->message, "updating"));
+		find_word(error->message, "pending") == NULL &&
+		(find_word(error->message, "unavailable") != NULL ||
+		 find_word(error->message, "creating") != NULL ||
+		 find_word(error->message, "updating") != NULL);
 }
 
 /* The class of an answer that is not 200, and what to do about it. */

@@ -406,6 +406,9 @@ cmek_aws_get_credentials(CmekAwsCall *call, CmekKmsAnswer *answer)
 
 	call->remembered = false;
 	call->remedy = CMEK_AWS_NO_REMEDY;
+	/* before what is remembered, which may be of somebody who may */
+	if (cmek_aws_uses_ambient(call->config) && !call->config->ambient)
+		return answer_none(answer);
 	if (call->role_arn == NULL)
 		return base_credentials(call, call->credentials, answer);
 	if (recall(call, true, call->credentials))

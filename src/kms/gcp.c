@@ -38,7 +38,7 @@ PG_FUNCTION_INFO_V1(cmek_gcp_validator);
 /* setting of the database, as it travels to the worker */
 #define SETTING_IMPERSONATE "gcp.impersonate"
 
-char	   *cmek_gcp_impersonate = NULL;
+static char *gcp_impersonate = NULL;
 
 /* One operation under way; in the memory of the call */
 typedef struct GcpOperation
@@ -398,17 +398,27 @@ attempt(void *arg, CmekKmsAnswer *answer)
 	return cmek_http_retry_after(&http);
 }
 
+/* An operation with what all of them need */
+static GcpOperation *
+new_operation(const CmekKmsRequest *req)
+{
+	GcpOperation *op = palloc0(sizeof(GcpOperation));
+
+	cmek_json_protect();
+	op->req = req;
+	op->token = new_secret(sizeof(CmekGcpToken));
+	return op;
+}
+
 /* Run an operation. */
 static void
 run(const CmekKmsRequest *req, CmekGcpCall call, const char *body,
 	CmekKmsAnswer *answer)
 {
-	GcpOperation *op = palloc0(sizeof(GcpOperation));
+	GcpOperation *op = new_operation(req);
 
-	op->req = req;
 	op->call = call;
 	op->body = body;
-	op->token = new_secret(sizeof(CmekGcpToken));
 	cmek_kms_with_retries(req->deadline, attempt, op, answer);
 }
 
@@ -472,10 +482,8 @@ identify_attempt(void *arg, CmekKmsAnswer *answer)
 static void
 gcp_identify(const CmekKmsRequest *req, CmekKmsAnswer *answer)
 {
-	GcpOperation *op = palloc0(sizeof(GcpOperation));
+	GcpOperation *op = new_operation(req);
 
-	op->req = req;
-	op->token = new_secret(sizeof(CmekGcpToken));
 	cmek_kms_with_retries(req->deadline, identify_attempt, op, answer);
 }
 
@@ -566,10 +574,10 @@ gcp_validate(List *options, Oid catalog)
 static bool
 gcp_add_settings(CmekKmsConfig *config)
 {
-	if (cmek_gcp_impersonate[0] == '\0' || config->superuser)
+	if (gcp_impersonate[0] == '\0' || config->superuser)
 		return true;
 	return cmek_kms_config_add(config, SETTING_IMPERSONATE,
-							   cmek_gcp_impersonate);
+							   gcp_impersonate);
 }
 
 /* See internal.h. */
@@ -579,7 +587,7 @@ cmek_gcp_init(void)
 	DefineCustomStringVariable("cmek.gcp_impersonate",
 							   "Service account that the host's identity stands for in KMS keys of ordinary users.",
 							   "Set it for a database; then option \"impersonate\" cannot be used there with the host's identity.",
-							   &cmek_gcp_impersonate,
+							   &gcp_impersonate,
 							   "",
 							   PGC_SUSET, 0,
 							   NULL, NULL, NULL);

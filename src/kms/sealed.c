@@ -19,10 +19,15 @@
 #include "postgres.h"
 
 #include "common/base64.h"
+#include "utils/timestamp.h"
 
 #include "compat.h"
 #include "crypto/crypto.h"
+#include "kms/http.h"
 #include "kms/internal.h"
+
+/* How long what a command printed is good for secrets */
+#define REMEMBERED_S 60
 
 /* A sealed option taken apart */
 typedef struct SealedText
@@ -113,6 +118,21 @@ option_aad(const char *provider, const char *option)
 }
 
 /*
+ * A command is not run for each call: what came of it is good for a minute.
+ * A key file is read each time, as it is for table keys.
+ */
+static bool
+remembers(bool may_make, uint8 *id)
+{
+	const char *parts[] = {cmek_service_key_command};
+
+	if (may_make || cmek_service_key_command[0] == '\0')
+		return false;
+	cmek_token_id(id, "option key", parts, lengthof(parts));
+	return true;
+}
+
+/*
  * The key of secrets.  NULL, with the answer filled in, when the service key
  * cannot be had.
  */
@@ -122,7 +142,11 @@ open_secret_key(const char *expected, bool may_make, TimestampTz deadline,
 {
 	SecretKey  *secret = cmek_secret_alloc_in(CurrentMemoryContext,
 											  sizeof(SecretKey));
+	uint8		id[CMEK_TOKEN_ID_LEN];
+	bool		memory = remembers(may_make, id);
 
+	if (memory && cmek_token_get(id, secret, sizeof(SecretKey)))
+		return secret;
 	if (!cmek_service_key_open(expected, may_make, deadline,
 							   secret->service_key, secret->fingerprint,
 							   answer))
@@ -133,6 +157,9 @@ open_secret_key(const char *expected, bool may_make, TimestampTz deadline,
 	}
 	cmek_derive_key(secret->service_key, CMEK_OPTION_DOMAIN, secret->key);
 	cmek_cleanse(secret->service_key, CMEK_KEY_LEN);
+	if (memory)
+		cmek_token_put(id, secret, sizeof(SecretKey),
+					   GetCurrentTimestamp() + REMEMBERED_S * USECS_PER_SEC);
 	return secret;
 }
 

@@ -216,12 +216,6 @@ login_body(const VaultCall *call, CmekKmsAnswer *answer)
 	if (call->method == BY_KUBERNETES)
 	{
 		path = cmek_kms_config_get(config, "jwt_file");
-		if (path == NULL && !config->ambient)
-		{
-			cmek_kms_answer(answer, CMEK_KMS_MISCONFIGURED, "AmbientNotAllowed",
-							"the pod's own token serves only keys of superusers, or databases with cmek.ambient_credentials = on");
-			return NULL;
-		}
 		path = path != NULL ? path : POD_TOKEN;
 	}
 	if (path != NULL && (secret = read_line_file(path, answer)) == NULL)
@@ -345,6 +339,23 @@ identify_session(VaultCall *call, const char *token)
 	cmek_token_id(call->id, "vault", parts, lengthof(parts));
 }
 
+/*
+ * May these credentials be used at all?  Looked at before anything that is
+ * remembered, which may be of somebody who may.
+ */
+static bool
+check_ambient(const VaultCall *call, CmekKmsAnswer *answer)
+{
+	const CmekKmsConfig *config = call->req->config;
+
+	if (call->method != BY_KUBERNETES || config->ambient ||
+		cmek_kms_config_get(config, "jwt_file") != NULL)
+		return true;
+	cmek_kms_answer(answer, CMEK_KMS_MISCONFIGURED, "AmbientNotAllowed",
+					"the pod's own token serves only keys of superusers, or databases with cmek.ambient_credentials = on");
+	return false;
+}
+
 /* Come by a token; "anew": do not use a remembered one. */
 static bool
 open_session(VaultCall *call, bool anew, CmekKmsAnswer *answer)
@@ -352,6 +363,8 @@ open_session(VaultCall *call, bool anew, CmekKmsAnswer *answer)
 	const CmekKmsConfig *config = call->req->config;
 	const char *token = cmek_kms_config_get(config, "token");
 
+	if (!check_ambient(call, answer))
+		return false;
 	/* an agent may have put another token into the file */
 	if (call->method == BY_TOKEN_FILE)
 	{
@@ -456,18 +469,28 @@ attempt(void *arg, CmekKmsAnswer *answer)
 	return cmek_http_retry_after(&http);
 }
 
+/* A call with what all of them need */
+static VaultCall *
+new_call(const CmekKmsRequest *req)
+{
+	VaultCall  *call = palloc0(sizeof(VaultCall));
+
+	cmek_json_protect();
+	call->req = req;
+	call->method = method_of(req->config);
+	call->session = new_secret(sizeof(VaultSession));
+	return call;
+}
+
 /* Run an operation. */
 static void
 run(const CmekKmsRequest *req, CmekVaultCall what, const char *body,
 	CmekKmsAnswer *answer)
 {
-	VaultCall  *call = palloc0(sizeof(VaultCall));
+	VaultCall  *call = new_call(req);
 
-	call->req = req;
 	call->call = what;
 	call->body = body;
-	call->method = method_of(req->config);
-	call->session = new_secret(sizeof(VaultSession));
 	cmek_kms_with_retries(req->deadline, attempt, call, answer);
 }
 
@@ -520,11 +543,8 @@ vault_describe(const CmekKmsRequest *req, CmekKmsAnswer *answer)
 static void
 vault_identify(const CmekKmsRequest *req, CmekKmsAnswer *answer)
 {
-	VaultCall  *call = palloc0(sizeof(VaultCall));
+	VaultCall  *call = new_call(req);
 
-	call->req = req;
-	call->method = method_of(req->config);
-	call->session = new_secret(sizeof(VaultSession));
 	if (!open_session(call, true, answer))
 		return;
 	ask_about_token(call, CMEK_VAULT_LOOKUP, answer);

@@ -3,7 +3,7 @@ that counts what reaches it and misbehaves on demand.
 
     STUB --port-file FILE [--cert FILE --key FILE] [--init FILE]
 
-The port is written to FILE; a list of orders in the file of --init comes first.  The world of the stub is changed, and looked at,
+The port is written to FILE, with TLS a second one without it; a list of orders in the file of --init comes first.  The world of the stub is changed, and looked at,
 by POST /_control with a JSON object {"do": NAME, ...}; requests to it are not
 counted.  Faults are done to the next "times" requests (default 1; 0: for ever)
 whose path contains "path":
@@ -28,6 +28,11 @@ class Refused(Exception):
     def __init__(self, status, body, headers=None):
         super().__init__(status)
         self.status, self.body, self.headers = status, body, headers or {}
+
+
+def encode(answer):
+    """Bytes as they are, anything else as JSON."""
+    return answer if isinstance(answer, bytes) else json.dumps(answer).encode()
 
 
 class Stub:
@@ -140,10 +145,10 @@ class Handler(BaseHTTPRequestHandler):
                                          self.headers, body)
                 if isinstance(answer, tuple):
                     answer, headers = answer
-                data = json.dumps(answer).encode()
+                data = encode(answer)
         except Refused as e:
             status, headers = e.status, e.headers
-            data = json.dumps(e.body).encode()
+            data = encode(e.body)
         try:
             if fault:
                 self.misbehave(fault, data)
@@ -182,14 +187,20 @@ def serve(stub):
                 stub.control(order)
     server = Server(("127.0.0.1", 0), Handler)
     server.stub = stub
+    ports = [server.server_address[1]]
     if args.cert:
+        # and the same without TLS, which is easier to give orders by
+        plain = Server(("127.0.0.1", 0), Handler)
+        plain.stub = stub
+        ports.append(plain.server_address[1])
+        threading.Thread(target=plain.serve_forever, daemon=True).start()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(args.cert, args.key)
         # the handshake is the thread's business, not the acceptor's
         server.socket = context.wrap_socket(server.socket, server_side=True,
                                             do_handshake_on_connect=False)
     with open(args.port_file + ".new", "w") as f:
-        f.write(str(server.server_address[1]))
+        f.write(" ".join(map(str, ports)))
     os.rename(args.port_file + ".new", args.port_file)
     server.serve_forever()
 

@@ -50,25 +50,28 @@ sub start_stub
 		POSIX::_exit(1);
 	}
 	push @running, $pid;
-	for (1 .. 300)
+	for (1 .. 1200)
 	{
 		last if -e $file;
 		sleep(0.1);
 	}
 	BAIL_OUT("stub $name did not start: " . slurp_file("$dir/out")) unless -e $file;
-	my $port = slurp_file($file);
-	return bless({ port => $port, pid => $pid,
+	my ($port, $plain) = split / /, slurp_file($file);
+	return bless({ port => $port, pid => $pid, plain => 'http://127.0.0.1:' . ($plain // $port),
 			url => ($options{cert} ? 'https' : 'http') . "://127.0.0.1:$port" }, __PACKAGE__);
 }
 
 sub url  { return $_[0]{url} }
 sub port { return $_[0]{port} }
 
+# The same without TLS
+sub plain { return $_[0]{plain} }
+
 # Tell a stub something; what it answers
 sub tell
 {
 	my ($self, $do, %order) = @_;
-	my $response = HTTP::Tiny->new(timeout => 30)->post("$self->{url}/_control",
+	my $response = HTTP::Tiny->new(timeout => 30)->post("$self->{plain}/_control",
 		{ content => encode_json({ %order, do => $do }) });
 
 	BAIL_OUT("stub did not understand $do: $response->{content}") unless $response->{success};

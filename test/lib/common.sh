@@ -59,7 +59,7 @@ apt_install() {
 setup_packages() {
 	local wanted missing=() version p
 
-	wanted="gcc make libjansson-dev libcurl4-openssl-dev libssl-dev
+	wanted="gcc make libjansson-dev libcurl4-openssl-dev libssl-dev openssl
 		libipc-run-perl procps python3-cryptography-vectors $*"
 	if ! command -v apt-get >/dev/null; then
 		say "no apt here: taking it that the packages are there"
@@ -79,6 +79,10 @@ setup_packages() {
 	# the fast AES-GCM exists for amd64 only
 	if [ -n "$(apt-cache show libipsec-mb-dev 2>/dev/null)" ]; then
 		wanted="$wanted libipsec-mb-dev"
+	fi
+	# a client of Vault that was not written here
+	if [ -n "$(apt-cache show python3-hvac 2>/dev/null)" ]; then
+		wanted="$wanted python3-hvac"
 	fi
 	for p in $wanted; do
 		is_installed "$p" || missing+=("$p")
@@ -150,6 +154,23 @@ remove_modules() {
 	done
 }
 
+# Google's own client of Cloud KMS, where there is npm; without it the
+# assertions that ask it are skipped
+setup_clients() {
+	if [ -n "${CMEK_TEST_NODE_MODULES:-}" ] || ! command -v npm >/dev/null ||
+		! command -v node >/dev/null; then
+		return 0
+	fi
+	if [ ! -d "$top/build/clients/node_modules/@google-cloud/kms" ]; then
+		say "installing with npm, in build/clients: @google-cloud/kms"
+		mkdir -p "$top/build/clients"
+		npm install --prefix "$top/build/clients" --no-audit --no-fund \
+			--ignore-scripts --loglevel=error '@google-cloud/kms@5' ||
+			{ say "npm could not: its assertions will be skipped"; return 0; }
+	fi
+	CMEK_TEST_NODE_MODULES=$top/build/clients/node_modules
+}
+
 # The server refuses to run as root: who runs it instead
 choose_user() {
 	if [ "$(id -u)" != 0 ]; then
@@ -169,6 +190,10 @@ make_work() {
 	mkdir "$work/tree"
 	cp -a "$top"/{sql,test} "$work/tree"
 	[ ! -d "$top/expected" ] || cp -a "$top/expected" "$work/tree"
+	if [ -d "${CMEK_TEST_NODE_MODULES:-}" ]; then
+		cp -a "$CMEK_TEST_NODE_MODULES" "$work/node_modules"
+		export CMEK_TEST_NODE_MODULES=$work/node_modules
+	fi
 	[ "$(id -u)" != 0 ] || chown -R "$user" "$work"
 	chmod 700 "$work"
 	export work

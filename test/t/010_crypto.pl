@@ -239,6 +239,26 @@ is($hmacs, 6, 'six cases of RFC 4231 were tried');
 like(query("SELECT test_hmac('', '')"),
 	qr/^\\x[0-9a-f]{64}$/, 'HMAC of nothing with an empty key');
 
+# HKDF-Expand: RFC 5869, A.1, the first 32 of its 42 bytes
+is(query("SELECT test_derive('\\x077709362c2e32df0ddc3f0dc47bba6390b6c73bb50f9c3122ec844ad7c2b3e5', '\\xf0f1f2f3f4f5f6f7f8f9')"),
+	'\\x3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf', 'HKDF-Expand, RFC 5869, case 1');
+
+# RS256: openssl's own command has the last word
+{
+	my $dir = PostgreSQL::Test::Utils::tempdir();
+
+	system("openssl genpkey -quiet -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out $dir/k 2>/dev/null || "
+		  . "openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out $dir/k 2>/dev/null");
+	system("openssl pkey -in $dir/k -pubout -out $dir/p");
+	my $signature = query("SELECT test_sign('\\x" . unpack('H*', slurp_file("$dir/k")) . "', 'header.claims')");
+	open(my $fh, '>:raw', "$dir/s") or die;
+	print $fh pack('H*', substr($signature, 2));
+	close($fh);
+	is(system("printf header.claims | openssl dgst -sha256 -verify $dir/p -signature $dir/s >/dev/null"), 0, 'openssl verifies RS256');
+	isnt(system("printf other.claims | openssl dgst -sha256 -verify $dir/p -signature $dir/s >/dev/null 2>&1"), 0, '... of this text only');
+	is(query("SELECT test_sign('nonsense', 'x') IS NULL"), 't', 'no key, no signature');
+}
+
 # ---------------------------------------------------------------------
 # Nonces and UUIDs
 # ---------------------------------------------------------------------

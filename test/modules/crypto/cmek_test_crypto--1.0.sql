@@ -24,6 +24,10 @@ CREATE FUNCTION test_roundtrip(sealer text, opener text, seed int, n int, maxlen
 	LANGUAGE C STRICT AS 'MODULE_PATHNAME';
 CREATE FUNCTION test_hmac(key bytea, data bytea) RETURNS bytea
 	LANGUAGE C STRICT AS 'MODULE_PATHNAME';
+CREATE FUNCTION test_derive(key bytea, info bytea) RETURNS bytea
+	LANGUAGE C STRICT AS 'MODULE_PATHNAME';
+CREATE FUNCTION test_sign(pem bytea, data bytea) RETURNS bytea
+	LANGUAGE C STRICT AS 'MODULE_PATHNAME';
 -- ns for one value
 CREATE FUNCTION test_speed(impl text, len int, n int, OUT seal float8, OUT open float8)
 	LANGUAGE C STRICT AS 'MODULE_PATHNAME';

@@ -256,6 +256,36 @@ test_hmac(PG_FUNCTION_ARGS)
 	PG_RETURN_BYTEA_P(mac);
 }
 
+PG_FUNCTION_INFO_V1(test_derive);
+Datum
+test_derive(PG_FUNCTION_ARGS)
+{
+	bytea	   *key = make_bytea(CMEK_KEY_LEN);
+	const uint8 *info = get_bytes(fcinfo, 1, -1);
+
+	cmek_derive_key(get_bytes(fcinfo, 0, CMEK_KEY_LEN),
+					pnstrdup((const char *) info, GET_LEN(1)),
+					(uint8 *) VARDATA(key));
+	PG_RETURN_BYTEA_P(key);
+}
+
+/* Is a signature made of a text?  NULL when the key is none. */
+PG_FUNCTION_INFO_V1(test_sign);
+Datum
+test_sign(PG_FUNCTION_ARGS)
+{
+	bytea	   *signature = make_bytea(CMEK_MAX_SIGNATURE);
+	const uint8 *pem = get_bytes(fcinfo, 0, -1);
+	Size		len;
+
+	if (!cmek_sign_rs256(pnstrdup((const char *) pem, GET_LEN(0)),
+						 get_bytes(fcinfo, 1, -1), GET_LEN(1),
+						 (uint8 *) VARDATA(signature), &len))
+		PG_RETURN_NULL();
+	SET_VARSIZE(signature, VARHDRSZ + len);
+	PG_RETURN_BYTEA_P(signature);
+}
+
 /* ns since an earlier time, divided */
 static double
 ns_each(instr_time start, int n)

@@ -1,0 +1,136 @@
+# A table under each provider, switched to each other one; each provider taken
+# away and given back.  One postmaster, until the restart at the end.
+#
+# file; AWS KMS (moto); Google Cloud KMS and Vault (stubs that real clients
+# check, 086 and 087).
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../lib";
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use CmekTest;
+use CmekStub;
+
+delete @ENV{ grep { /^AWS_/ } keys %ENV };
+$ENV{AWS_EC2_METADATA_DISABLED} = 'true';
+$ENV{PYTHONPATH} = join(':', grep { defined && length } $ENV{CMEK_MOTO}, $ENV{PYTHONPATH});
+my $have_moto = system("/usr/bin/python3 -c 'import moto' >/dev/null 2>&1") == 0;
+
+my $dir = PostgreSQL::Test::Utils::tempdir();
+my $node = cmek_node('matrix', config => [ 'autovacuum = off', "cmek.kms_timeout = '5s'" ]);
+
+sub sql { return $node->safe_psql('postgres', $_[0]) }
+
+# name => { away, back, code }
+my %kms;
+
+# ---- file ----
+my $file = new_key_file("$dir/key");
+sql("CREATE SERVER file FOREIGN DATA WRAPPER cmek_file OPTIONS (key_file '$file')");
+$kms{file} = { away => sub { hide_key($file) }, back => sub { show_key($file) }, code => 'KeyFileMissing' };
+
+# ---- Google ----
+my $gcp = start_stub('gcp');
+my $name = 'projects/p/locations/l/keyRings/r/cryptoKeys/k';
+my $account = 'db@p.iam.gserviceaccount.com';
+my ($private, $public) = rsa_key();
+$gcp->tell('key', name => $name);
+$gcp->tell('account', email => $account, public_key => $public);
+$gcp->tell('grant', email => $account, key => $name);
+sql(qq{CREATE SERVER gcp FOREIGN DATA WRAPPER cmek_gcp
+		OPTIONS (key_id '$name', endpoint '@{[$gcp->url]}', token_endpoint '@{[$gcp->url]}/token');
+	CREATE USER MAPPING FOR PUBLIC SERVER gcp OPTIONS (client_email '$account', private_key '@{[slurp_file($private)]}')});
+$kms{gcp} = { away => sub { $gcp->tell('state', name => $name, state => 'DISABLED') },
+	back => sub { $gcp->tell('state', name => $name, state => 'ENABLED') }, code => 'KEY_DISABLED' };
+
+# ---- Vault ----
+my $vault = start_stub('vault');
+my $rights = { 'transit/encrypt/k' => ['update'], 'transit/decrypt/k' => ['update'], 'transit/keys/k' => ['read'] };
+$vault->tell('key', name => 'k');
+$vault->tell('token', id => 's.db', rights => $rights);
+sql(qq{CREATE SERVER vault FOREIGN DATA WRAPPER cmek_vault OPTIONS (url '@{[$vault->url]}', key 'k');
+	CREATE USER MAPPING FOR PUBLIC SERVER vault OPTIONS (token 's.db')});
+$kms{vault} = { away => sub { $vault->tell('rights', id => 's.db', rights => {}) },
+	back => sub { $vault->tell('rights', id => 's.db', rights => $rights) }, code => 'PermissionDenied' };
+
+# ---- AWS ----
+if ($have_moto)
+{
+	my $aws = start_stub('aws');
+	my $key = $aws->tell('key');
+	my $user = $aws->tell('user', name => 'db');
+	sql(qq{CREATE SERVER aws FOREIGN DATA WRAPPER cmek_aws
+			OPTIONS (key_id '$key', endpoint '@{[$aws->url]}', sts_endpoint '@{[$aws->url]}');
+		CREATE USER MAPPING FOR PUBLIC SERVER aws OPTIONS (access_key_id '$user->{id}', secret_access_key '$user->{secret}')});
+	$kms{aws} = { away => sub { $aws->tell('state', arn => $key, state => 'Disabled') },
+		back => sub { $aws->tell('state', arn => $key, state => 'Enabled') }, code => 'DisabledException' };
+}
+my @all = sort keys %kms;
+note 'providers: ', join(', ', @all);
+
+# ---- the matrix ----
+my $pid = slurp_file($node->data_dir . '/postmaster.pid') =~ s/\n.*//sr;
+my (%under, %rows);
+for my $from (@all)
+{
+	is(sql("SELECT bool_and(ok) FROM cmek.check_key('$from')"), 't', "$from: check_key");
+	for my $to (@all)
+	{
+		my $t = "${from}_to_$to";
+
+		sql("CREATE TABLE $t (a int, b text) USING cmek_heap WITH (cmek.key = '$from');
+			INSERT INTO $t SELECT i, '$t' || i FROM generate_series(1, 20) i");
+		push @{ $under{$to} }, $t;
+		next if $from eq $to;
+		my $filenode = sql("SELECT pg_relation_filenode('$t')");
+		sql("ALTER TABLE $t SET (cmek.key = '$to')");
+		is(sql("SELECT count(*), min(b) = '${t}1', pg_relation_filenode('$t') = $filenode,
+			(SELECT string_agg(server, ' ' ORDER BY version) FROM cmek.key_chain WHERE name = '$t') FROM $t"),
+			"20|t|t|$from $to", "from $from to $to: readable, no row touched");
+		sql("INSERT INTO $t VALUES (21, 'after')");
+	}
+}
+
+# ---- away and back, each alone ----
+for my $away (@all)
+{
+	my ($one) = @{ $under{$away} };
+
+	$kms{$away}{away}->();
+	ok(wait_for_error($node, 'KM001', "SELECT count(*) FROM $one"), "$away revoked: KM001");
+	for my $to (@all)
+	{
+		my @wrong = grep { sqlstate($node, "SELECT count(*) FROM $_") ne ($to eq $away ? 'KM001' : '') } @{ $under{$to} };
+
+		is(join(' ', @wrong), '', $to eq $away ? '... for all of its tables' : "... and not for those under $to");
+	}
+	like(error_text($node, "INSERT INTO $one VALUES (0)"), qr/$kms{$away}{code} \(denied\)/, '... a denial, with the KMS\'s own code');
+	is(sqlstate($node, "CREATE TABLE x (a int) USING cmek_heap WITH (cmek.key = '$away')"), 'KM001', '... nothing new is bound');
+	$kms{$away}{back}->();
+	ok(wait_for_ok($node, "SELECT count(*) FROM $_"), "... back: $_ is readable") for @{ $under{$away} };
+}
+is(slurp_file($node->data_dir . '/postmaster.pid') =~ s/\n.*//sr, $pid, 'all of it without a restart');
+
+# ---- once round, by switch_key ----
+for my $i (0 .. $#all)
+{
+	sql("CALL cmek.switch_key('$all[$i]', '$all[($i + 1) % @all]')");
+}
+is(sql("SELECT string_agg(DISTINCT key, ' ') FROM cmek.tables"), $all[0], 'switch_key: all tables once round, under one key');
+$node->restart;
+is(sql(join(' UNION ALL ', map { "SELECT count(*) FROM $_->[0] HAVING count(*) <> $_->[1]" }
+			map { my $to = $_; map { [ $_, /^${to}_to_$to$/ ? 20 : 21 ] } @{ $under{$to} } } @all)),
+	'', 'all rows readable after a restart');
+is(sql("SELECT count(*) FROM cmek.tables"), @all * @all, 'of all tables');
+
+SKIP:
+{
+	skip 'no moto: AWS is not among them', 1 unless $have_moto;
+	is(scalar(@all), 4, 'all providers were there');
+}
+$node->stop;
+done_testing();
