@@ -44,6 +44,8 @@
 #define MAX_CONNECTIONS 16		/* kept open by the process */
 #define CONNECTION_MAX_AGE 50	/* s idle; servers close them after 60 */
 #define CONNECT_TIMEOUT_MS 5000
+#define LONG_TRANSFER (1024 * 1024)
+#define TRANSFER_BUFFER (256 * 1024)	/* libcurl's own is 16 or 64 kB */
 
 /* One call: what the callbacks write to */
 typedef struct HttpCall
@@ -51,6 +53,7 @@ typedef struct HttpCall
 	CURL	   *easy;
 	struct curl_slist *headers;
 	CmekHttpAnswer *answer;
+	Size		max_body;
 	bool		too_large;
 	char		error[CURL_ERROR_SIZE];
 } HttpCall;
@@ -129,7 +132,7 @@ body_callback(char *data, size_t size, size_t n, void *arg)
 	CmekHttpAnswer *answer = call->answer;
 	Size		len = size * n;
 
-	if (len > CMEK_HTTP_MAX_BODY - answer->body_len)
+	if (len > call->max_body - answer->body_len)
 	{
 		call->too_large = true;
 		return 0;
@@ -364,6 +367,15 @@ set_connection(CURL *easy, const CmekHttpRequest *request, bool direct,
 static bool
 set_message(CURL *easy, const CmekHttpRequest *request)
 {
+	/* fewer waits for what is long */
+	if (request->area_size > LONG_TRANSFER &&
+		curl_easy_setopt(easy, CURLOPT_BUFFERSIZE,
+						 (long) TRANSFER_BUFFER) != CURLE_OK)
+		return false;
+	if (request->body_len > LONG_TRANSFER &&
+		curl_easy_setopt(easy, CURLOPT_UPLOAD_BUFFERSIZE,
+						 (long) TRANSFER_BUFFER) != CURLE_OK)
+		return false;
 	if (request->body != NULL &&
 		(curl_easy_setopt(easy, CURLOPT_POSTFIELDS, request->body) != CURLE_OK ||
 		 curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE,
@@ -518,6 +530,7 @@ drive(TimestampTz deadline)
 	{
 		TimestampTz now = GetCurrentTimestamp();
 
+		CHECK_FOR_INTERRUPTS();
 		if (ShutdownRequestPending)
 			return DRIVE_INTERRUPTED;
 		if (now >= deadline)
@@ -590,8 +603,8 @@ answer_curl_error(const HttpCall *call, CURLcode code, CmekKmsAnswer *answer)
 	if (call->too_large)
 	{
 		cmek_kms_answer(answer, CMEK_KMS_UNREACHABLE, "AnswerTooLarge",
-						"the answer is longer than %d bytes",
-						CMEK_HTTP_MAX_BODY);
+						"the answer is longer than %zu bytes",
+						call->max_body);
 		return;
 	}
 	cmek_text_printable(detail, sizeof(detail), call->error[0] ? call->error :
@@ -675,8 +688,13 @@ cmek_http_run(const CmekHttpRequest *request, CmekHttpAnswer *http,
 	init_once();
 	if (!check_request(request, &direct, answer))
 		return false;
-	http->body = cmek_secret_alloc_in(CurrentMemoryContext,
-									  CMEK_HTTP_MAX_BODY + 1);
+	call->max_body = CMEK_HTTP_MAX_BODY;
+	http->body = request->area;
+	if (request->area != NULL)
+		call->max_body = request->area_size - 1;
+	else
+		http->body = cmek_secret_alloc_in(CurrentMemoryContext,
+										  CMEK_HTTP_MAX_BODY + 1);
 	http->head = palloc(CMEK_HTTP_MAX_HEAD + 1);
 	call->answer = http;
 	call->headers = make_headers(request);

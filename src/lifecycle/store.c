@@ -230,6 +230,8 @@ directory_open(const char *path)
 CmekStore *
 cmek_store_open(void)
 {
+	if (strncmp(cmek_snapshot_directory, "s3://", strlen("s3://")) == 0)
+		return cmek_s3_store_open(cmek_snapshot_directory);
 	return directory_open(cmek_snapshot_directory);
 }
 

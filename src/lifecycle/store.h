@@ -35,4 +35,13 @@ struct CmekStoreFile
 	CmekStore  *store;
 };
 
+/* ----------
+ * s3store.c
+ * ----------
+ */
+extern CmekStore *cmek_s3_store_open(const char *url);
+/* Is "s3://..." an address of snapshots?  If not, a sentence in *problem */
+extern bool cmek_s3_check_url(const char *url, const char **problem);
+extern void cmek_s3_settings_init(void);
+
 #endif							/* CMEK_STORE_H */
