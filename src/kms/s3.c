@@ -281,12 +281,13 @@ cmek_s3_run(CmekS3Client *client, CmekS3Params *params, char *area,
 			Size area_size, int limit_s, CmekS3Answer *s3,
 			CmekKmsAnswer *answer)
 {
-	Exchange	x = {client, params, area, area_size};
+	Exchange	x = {.client = client, .params = params, .area = area};
 	MemoryContext old = MemoryContextSwitchTo(client->exchange);
 
 	memset(s3, 0, sizeof(CmekS3Answer));
 	cmek_sha256(params->body_len > 0 ? params->body : "", params->body_len,
 				params->hash);
+	x.area_size = area_size;
 	x.s3 = s3;
 	x.deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 											 (int64) limit_s * 1000);
