@@ -17,7 +17,7 @@
 wants_moto() {
 	local t
 
-	for t in 081_aws 082_aws_faults 088_tenants 089_matrix; do
+	for t in 081_aws 082_aws_faults 088_tenants 089_matrix 097_s3; do
 		# shellcheck disable=SC2053
 		[[ $t != ${CMEK_TEST_ONLY:-*} ]] || return 0
 	done

@@ -35,6 +35,7 @@ class S3(Aws):
         super().__init__()
         self.longest = 0                # body that was sent to us
         self.encryption = None          # header of the last object or upload
+        self.replace = None             # object to replace after a request
         self.lose = None                # operation whose next answer gets lost
 
     # ---- control ----
@@ -66,6 +67,17 @@ class S3(Aws):
         data[at] ^= 1
         key.value = bytes(data)
 
+    def do_drop_uploads(self, bucket):
+        """Forget uploads that were begun, but nobody was told their ids."""
+        self.backend().buckets[bucket].multiparts.clear()
+
+    def do_faults_left(self):
+        return self.faults
+
+    def do_replace_after(self, bucket, name):
+        """After the next request for it, the object is another one."""
+        self.replace = (bucket, name)
+
     # ---- requests ----
     def answer(self, method, path, headers, body):
         if path.startswith("/latest/") or path.startswith("/container"):
@@ -78,7 +90,14 @@ class S3(Aws):
         self.check_body(operation, headers, body)
         if operation in ("PUT", "CREATE"):
             self.encryption = headers.get("x-amz-server-side-encryption")
-        answer = self.ask_s3(method, path, headers, body)
+        try:
+            answer = self.ask_s3(method, path, headers, body)
+        finally:
+            if self.replace:
+                bucket, name = self.replace
+                self.replace = None
+                value = self.backend().buckets[bucket].keys[name].value
+                self.backend().put_object(bucket, name, value[::-1])
         if operation == self.lose:
             self.lose = None
             raise s3_error(503, "SlowDown", "Please reduce your request rate.")
