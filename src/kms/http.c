@@ -73,6 +73,7 @@ typedef struct Watched
 } Watched;
 
 static CURLM *multi = NULL;
+static CURL *in_flight = NULL;	/* what is in the multi handle */
 static Watched watched[MAX_WATCHED];
 static int	num_watched = 0;
 static TimestampTz timer_at = 0;	/* when libcurl wants to be called; 0: not */
@@ -434,6 +435,22 @@ act(curl_socket_t fd, int events)
 	return running;
 }
 
+/*
+ * Throw away a call that ended with its process, which runs no PG_CATCH but
+ * may want to say something to the KMS yet.  Its memory may be gone.
+ */
+static void
+drop_unfinished(void)
+{
+	if (in_flight == NULL)
+		return;
+	curl_easy_setopt(in_flight, CURLOPT_ERRORBUFFER, NULL);
+	curl_multi_remove_handle(multi, in_flight);
+	curl_easy_cleanup(in_flight);
+	in_flight = NULL;
+	wait_set = NULL;
+}
+
 /* Put a call into the multi handle. */
 static bool
 enter_call(HttpCall *call)
@@ -442,8 +459,10 @@ enter_call(HttpCall *call)
 	CURLMcode	code;
 
 	block_signals(&old);
+	drop_unfinished();
 	code = curl_multi_add_handle(multi, call->easy);
 	restore_signals(&old);
+	in_flight = call->easy;
 	return code == CURLM_OK;
 }
 
@@ -465,6 +484,7 @@ leave_call(HttpCall *call)
 	block_signals(&old);
 	curl_multi_remove_handle(multi, call->easy);
 	curl_easy_cleanup(call->easy);
+	in_flight = NULL;
 	restore_signals(&old);
 	free_wait_set();
 }

@@ -10,6 +10,7 @@ use warnings;
 
 use FindBin;
 use lib "$FindBin::RealBin/../lib";
+use IPC::Run;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -152,6 +153,28 @@ for ([ 'PART', '?partNumber=2' ], [ 'CREATE', '?uploads' ], [ 'COMPLETE', 'gone?
 	nothing_left('gone', '... cancelled');
 	$s3->tell('clear');
 }
+
+# terminated while S3 does not answer
+$s3->tell('fault', kind => 'hang', path => '?partNumber=2', times => 1, seconds => 20);
+$s3->tell('forget');
+my ($in, $out, $err) = ("SELECT pg_backend_pid();\nSELECT s3_write('gone', 20 * 1000000, 1);\n", '', '');
+my $psql = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres') ], '<', \$in, '>', \$out, '2>', \$err,
+	IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
+for (1 .. 300)
+{
+	$psql->pump_nb;
+	last if $s3->requests('PART') == 2;
+	select(undef, undef, undef, 0.1);
+}
+is($s3->requests('PART'), 2, 'control: the second part is on its way');
+my ($pid) = $out =~ /^(\d+)$/m;
+is(sql("SELECT pg_terminate_backend($pid, 30000)"), 't', 'terminated while a part hangs');
+$psql->finish;
+like($err, qr/terminating connection due to administrator command/, '... as others are');
+is($s3->requests('ABORT'), 1, '... but for its upload, which is aborted first');
+nothing_left('gone', '... terminated');
+unlike(slurp_file($node->logfile), qr/PANIC|terminated by signal|was terminated/, '... and no crash');
+$s3->tell('clear');
 
 # ---- faults that pass ----
 sub survives
