@@ -625,3 +625,14 @@ COMMENT ON FOREIGN DATA WRAPPER cmek_aws IS
 
 -- Whoever owns the extension hands the use of the wrapper on
 GRANT USAGE ON FOREIGN DATA WRAPPER cmek_aws TO @extowner@ WITH GRANT OPTION;
+
+-- ---------------------------------------------------------------------
+-- Restoring snapshots
+-- ---------------------------------------------------------------------
+
+CREATE FUNCTION cmek.restore_snapshot(snapshot text, new_name text,
+	key name DEFAULT NULL, force bool DEFAULT false) RETURNS SETOF text
+	LANGUAGE C VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'cmek_restore_snapshot';
+COMMENT ON FUNCTION cmek.restore_snapshot(text, text, name, bool) IS
+	'cmek: a new table out of a snapshot; lists what could not be recreated';
