@@ -161,7 +161,6 @@ read_head(Exchange *x)
 {
 	CmekS3Answer *s3 = x->s3;
 
-	memset(s3, 0, sizeof(CmekS3Answer));
 	s3->status = x->http.status;
 	s3->len = x->http.body_len;
 	(void) cmek_http_find(&x->http, "ETag", s3->etag, sizeof(s3->etag));
@@ -201,8 +200,10 @@ judge_error(Exchange *x, CmekKmsAnswer *answer)
 		if (x->http.status >= 300 && x->http.status < 400)
 			klass = CMEK_KMS_MISCONFIGURED;
 	}
-	if (error.message[0] != '\0' &&
-		error.message[strlen(error.message) - 1] == '.')
+	if (error.message[0] == '\0')
+		snprintf(error.message, sizeof(error.message), "HTTP status %d",
+				 x->http.status);
+	if (error.message[strlen(error.message) - 1] == '.')
 		error.message[strlen(error.message) - 1] = '\0';
 	cmek_kms_answer(answer, klass, error.code, "%s", error.message);
 }
@@ -215,6 +216,7 @@ try_once(Exchange *x, int64 now, CmekKmsAnswer *answer)
 
 	x->remedy = CMEK_AWS_NO_REMEDY;
 	memset(&x->http, 0, sizeof(x->http));
+	memset(x->s3, 0, sizeof(CmekS3Answer));
 	if (!cmek_s3_sign(&client->endpoint, client->bucket, x->params,
 					  client->call.credentials, now, client->request))
 	{
