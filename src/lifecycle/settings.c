@@ -15,6 +15,7 @@
 
 #include "compat.h"
 #include "lifecycle/internal.h"
+#include "lifecycle/store.h"
 
 static char *drop_after = NULL;
 bool		cmek_drop_on_unreachable = false;
@@ -62,16 +63,20 @@ check_url(char **newval, void **extra, GucSource source)
 static bool
 check_store(char **newval, void **extra, GucSource source)
 {
+	const char *problem = "It must be an absolute path, or begin with \"s3://\".";
+
 	if (**newval == '\0' || is_absolute_path(*newval) ||
-		(strncmp(*newval, "s3://", 5) == 0 && (*newval)[5] != '\0'))
+		(strncmp(*newval, "s3://", strlen("s3://")) == 0 &&
+		 cmek_s3_check_url(*newval, &problem)))
 		return true;
-	GUC_check_errdetail("It must be an absolute path, or begin with \"s3://\".");
+	GUC_check_errdetail("%s", problem);
 	return false;
 }
 
 void
 cmek_lifecycle_settings_init(void)
 {
+	cmek_s3_settings_init();
 	DefineCustomStringVariable("cmek.drop_after",
 							   "Observed inaccessible time of a KMS key after which its tables are snapshotted and dropped.",
 							   "\"off\": never.",

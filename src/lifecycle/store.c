@@ -260,6 +260,8 @@ cmek_store_where(void)
 CmekStore *
 cmek_store_open_at(const char *where)
 {
+	if (strncmp(where, "s3://", strlen("s3://")) == 0)
+		return cmek_s3_store_open(where);
 	return directory_open(where);
 }
 

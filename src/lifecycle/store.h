@@ -52,4 +52,13 @@ extern bool cmek_store_exists(const char *where);
 /* False when the store does not tell */
 extern bool cmek_store_list(CmekStore *store, CmekStoreListed put, void *arg);
 
+/* ----------
+ * s3store.c
+ * ----------
+ */
+extern CmekStore *cmek_s3_store_open(const char *url);
+/* Is "s3://..." an address of snapshots?  If not, a sentence in *problem */
+extern bool cmek_s3_check_url(const char *url, const char **problem);
+extern void cmek_s3_settings_init(void);
+
 #endif							/* CMEK_STORE_H */
