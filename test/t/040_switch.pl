@@ -11,7 +11,7 @@ use JSON::PP;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(time);
+use Time::HiRes qw(time sleep);
 use CmekTest;
 
 my $node = cmek_node('switch', streaming => 1, config => ['autovacuum = off']);
