@@ -123,6 +123,8 @@ typedef bool CmekUpdateIndexes;
  * functions; 17 lets partitioned tables have an access method.
  */
 #if PG_VERSION_NUM >= 160000
+#include "catalog/pg_class.h"
+#include "catalog/pg_foreign_server.h"
 #define cmek_relation_ownercheck(relid, role) \
 	object_ownercheck(RelationRelationId, relid, role)
 #define cmek_server_ownercheck(serverid, role) \
@@ -246,6 +248,21 @@ typedef bool CmekUpdateIndexes;
 #else
 #define cmek_copy_instrument(to, from) ((void) 0)
 #define cmek_clear_instrument(scan) ((void) 0)
+#endif
+
+/*
+ * lifecycle/: 18 keeps a compact form beside each attribute of a descriptor,
+ * and has generated columns that are not stored.
+ */
+#if PG_VERSION_NUM >= 180000
+#define CMEK_TUPLE_DESC_CHANGED(desc, i) populate_compact_attribute(desc, i)
+#define CMEK_SET_GENERATED_KIND(constraint, kind) \
+	((constraint)->generated_kind = (kind))
+#define CMEK_GENERATED_IS_KNOWN(kind) ((kind) == 's' || (kind) == 'v')
+#else
+#define CMEK_TUPLE_DESC_CHANGED(desc, i) ((void) 0)
+#define CMEK_SET_GENERATED_KIND(constraint, kind) ((void) 0)
+#define CMEK_GENERATED_IS_KNOWN(kind) ((kind) == 's')
 #endif
 
 #endif							/* CMEK_COMPAT_H */

@@ -17,7 +17,7 @@
 # 069_archivers backs up with the first two, under configuration files of its
 # own; 075 asks at random with sqlsmith; hvac is a client of Vault that was not
 # written here
-optional_packages="pgbackrest barman sqlsmith python3-hvac"
+optional_packages="pgbackrest barman sqlsmith python3-hvac libfaketime"
 
 # Do the tests to run need an AWS server?
 wants_moto() {

@@ -83,7 +83,9 @@ CREATE TABLE cmek.key_watch (
 	denied_ms	int8 NOT NULL,
 	unreachable_ms int8 NOT NULL,
 	warned_at	timestamptz,
-	drop_at		timestamptz
+	drop_at		timestamptz,
+	own_ms		int8 NOT NULL,		-- what of it the installation itself has seen
+	installation text NOT NULL
 ) USING heap;
 REVOKE ALL ON cmek.key_watch FROM PUBLIC;
 
@@ -700,3 +702,76 @@ CREATE FUNCTION cmek.restore_snapshot(snapshot text, new_name text,
 	AS 'MODULE_PATHNAME', 'cmek_restore_snapshot';
 COMMENT ON FUNCTION cmek.restore_snapshot(text, text, name, bool) IS
 	'cmek: a new table out of a snapshot; lists what could not be recreated';
+
+-- ---------------------------------------------------------------------
+-- Snapshots
+-- ---------------------------------------------------------------------
+
+-- The table may be gone, and its name may be another's by now
+CREATE TABLE cmek.snapshot_record (
+	id			uuid NOT NULL PRIMARY KEY,
+	relid		oid NOT NULL,
+	schema		name NOT NULL,
+	name		name NOT NULL,
+	owner		oid NOT NULL,
+	reason		text NOT NULL,
+	key			name NOT NULL,
+	rows		int8 NOT NULL,
+	bytes		int8 NOT NULL,		-- of the file
+	digest		bytea NOT NULL,
+	taken_at	timestamptz NOT NULL,
+	expires_at	timestamptz,		-- null: when somebody drops it
+	state		text NOT NULL,		-- kept, missing
+	store		text NOT NULL,		-- the directory, or s3://
+	file		text NOT NULL,
+	created_by	name NOT NULL
+) USING heap;
+REVOKE ALL ON cmek.snapshot_record FROM PUBLIC;
+
+-- Files whose record is gone
+CREATE TABLE cmek.snapshot_removal (
+	file		text NOT NULL,
+	store		text NOT NULL
+) USING heap;
+REVOKE ALL ON cmek.snapshot_removal FROM PUBLIC;
+
+-- Tables of a lost key that could not be dropped, and when that was last told
+CREATE TABLE cmek.drop_postponed (
+	relid		oid NOT NULL PRIMARY KEY,
+	at			timestamptz NOT NULL,
+	reason		text NOT NULL
+) USING heap;
+REVOKE ALL ON cmek.drop_postponed FROM PUBLIC;
+
+CREATE FUNCTION cmek.snapshot("table" regclass) RETURNS uuid
+	LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'cmek_snapshot';
+COMMENT ON FUNCTION cmek.snapshot(regclass) IS
+	'cmek: takes a snapshot of a sealed table, with a backup key of its own';
+
+CREATE FUNCTION cmek.drop_snapshot(id uuid) RETURNS void
+	LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'cmek_drop_snapshot';
+COMMENT ON FUNCTION cmek.drop_snapshot(uuid) IS
+	'cmek: drops a snapshot; its file goes soon after the commit';
+
+-- Snapshots of the caller's tables; all of them for members of pg_monitor
+CREATE VIEW cmek.snapshots WITH (security_barrier) AS
+	SELECT s.id, pg_catalog.quote_ident(s.schema::text) || '.' || pg_catalog.quote_ident(s.name::text) AS table_name,
+		   s.reason, s.rows, s.bytes, s.taken_at, s.expires_at, s.key,
+		   CASE WHEN s.expires_at <= pg_catalog.now() THEN 'expired' ELSE s.state END AS state
+	FROM cmek.snapshot_record s
+	WHERE pg_catalog.pg_has_role('pg_monitor', 'USAGE')
+	   OR pg_catalog.pg_has_role(s.owner, 'USAGE');
+GRANT SELECT ON cmek.snapshots TO PUBLIC;
+
+CREATE VIEW cmek.snapshot_progress WITH (security_barrier) AS
+	SELECT p.pid, p.relid::regclass AS "table", p.done AS rows_done,
+		   p.total AS rows_total, p.started_at
+	FROM cmek.progress_slots() p
+	JOIN pg_catalog.pg_class c ON c.oid = p.relid
+	WHERE p.command = 'snapshot'
+	  AND p.datid = (SELECT oid FROM pg_catalog.pg_database
+					 WHERE datname = pg_catalog.current_database())
+	  AND pg_catalog.pg_has_role(c.relowner, 'USAGE');
+GRANT SELECT ON cmek.snapshot_progress TO PUBLIC;

@@ -20,9 +20,9 @@
 #include "utils/acl.h"
 
 #include "compat.h"
-#include "utils/acl.h"
 
 #include "ddl/statement.h"
+#include "keys/events.h"
 #include "keys/keys.h"
 
 /* Is it a secret that is not sealed yet? */
@@ -74,6 +74,13 @@ mapping_provider(const char *servername, Oid *serverid)
 	return cmek_server_provider(*serverid);
 }
 
+/* For the auditors, and for the visitor, who has the key proved by them */
+static void
+note_credentials(const char *servername)
+{
+	cmek_event_note(CMEK_EVENT_ALTER, servername, InvalidOid, "credentials");
+}
+
 /* CREATE USER MAPPING: only that of PUBLIC is ever read */
 Node *
 cmek_mapping_create_before(CreateUserMappingStmt *stmt)
@@ -91,6 +98,7 @@ cmek_mapping_create_before(CreateUserMappingStmt *stmt)
 						stmt->servername),
 				 errdetail("A table and its key serve all users of the table."),
 				 errhint("Use CREATE USER MAPPING FOR PUBLIC SERVER ....")));
+	note_credentials(stmt->servername);
 	if (!cmek_server_ownercheck(serverid, GetUserId()) ||
 		!options_have_open_secret(provider, stmt->options))
 		return (Node *) stmt;
@@ -107,8 +115,10 @@ cmek_mapping_alter_before(AlterUserMappingStmt *stmt)
 	const CmekKmsProvider *provider = mapping_provider(stmt->servername,
 													   &serverid);
 
-	if (provider == NULL ||
-		!cmek_server_ownercheck(serverid, GetUserId()) ||
+	if (provider == NULL)
+		return (Node *) stmt;
+	note_credentials(stmt->servername);
+	if (!cmek_server_ownercheck(serverid, GetUserId()) ||
 		!options_have_open_secret(provider, stmt->options))
 		return (Node *) stmt;
 	stmt = copyObject(stmt);

@@ -410,6 +410,38 @@ cmek_board_detach(int worker)
 }
 
 /*
+ * The KMS has failed since a request was posted: then that is its answer, too,
+ * and the worker is not held up once more for each request that waits.
+ */
+static bool
+answer_from_memory(BoardSlot *slot)
+{
+	if (!CMEK_OP_IS_OF_KEYS(slot->what.op) || slot->what.fresh ||
+		!cmek_server_remembers(slot->server, &slot->what, &slot->reply))
+		return false;
+	slot->state = SLOT_DONE;
+	if (slot->waiters == 0)
+		free_slot(slot);
+	else
+		ConditionVariableBroadcast(&slot->done);
+	return true;
+}
+
+/* The oldest request that was not tried yet; -1 when there is none. */
+static int
+oldest_posted(const bool *tried)
+{
+	int			best = -1;
+
+	for (int i = 0; i < BOARD_SLOTS; i++)
+		if (!tried[i] && board->slots[i].state == SLOT_POSTED &&
+			(best < 0 ||
+			 board->slots[i].posted_at < board->slots[best].posted_at))
+			best = i;
+	return best;
+}
+
+/*
  * Take the oldest request that may run; -1 when there is none, and then a
  * new one will set the worker's latch.
  */
@@ -421,18 +453,13 @@ cmek_board_take(int worker)
 	int			best;
 
 	lock_board();
-	do
+	while ((best = oldest_posted(tried)) >= 0)
 	{
-		best = -1;
-		for (int i = 0; i < BOARD_SLOTS; i++)
-			if (!tried[i] && board->slots[i].state == SLOT_POSTED &&
-				(best < 0 ||
-				 board->slots[i].posted_at < board->slots[best].posted_at))
-				best = i;
-		if (best >= 0)
-			tried[best] = true;
-	} while (best >= 0 && !cmek_server_start(board->slots[best].server, limit));
-
+		tried[best] = true;
+		if (!answer_from_memory(&board->slots[best]) &&
+			cmek_server_start(board->slots[best].server, limit))
+			break;
+	}
 	board->workers[worker].idle = best < 0;
 	if (best >= 0)
 	{
@@ -548,6 +575,7 @@ cmek_board_finish(int i, CmekKmsAnswer *answer, TimestampTz started)
 	CmekServerChange change = CMEK_SERVER_SAME;
 	char		name[NAMEDATALEN];
 	Oid			database;
+	bool		derived;		/* a use of our own: no call for a table */
 
 	lock_board();
 	if (CMEK_OP_IS_OF_KEYS(slot->what.op))
@@ -560,6 +588,7 @@ cmek_board_finish(int i, CmekKmsAnswer *answer, TimestampTz started)
 	fill_reply(slot, answer);
 	strlcpy(name, slot->what.server_name, sizeof(name));
 	database = slot->what.database;
+	derived = cmek_blob_is_derivation(slot->what.blob, slot->what.blob_len);
 	slot->state = SLOT_DONE;
 	if (slot->waiters == 0)
 		free_slot(slot);
@@ -569,7 +598,8 @@ cmek_board_finish(int i, CmekKmsAnswer *answer, TimestampTz started)
 	wake_worker();
 	unlock_board();
 
-	cmek_stat_add_call(answer->klass == CMEK_KMS_OK,
-					   GetCurrentTimestamp() - started);
+	if (!derived)
+		cmek_stat_add_call(answer->klass == CMEK_KMS_OK,
+						   GetCurrentTimestamp() - started);
 	record_change(change, name, database, answer);
 }

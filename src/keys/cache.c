@@ -461,6 +461,21 @@ cmek_cache_count(void)
 	return n;
 }
 
+/* See internal.h. */
+int
+cmek_cache_count_tables(void)
+{
+	int			n = 0;
+
+	LWLockAcquire(cmek_lock(CMEK_LOCK_CACHE), LW_SHARED);
+	for (int i = 0; i < cache->nslots; i++)
+		if (slots[i].used &&
+			!cmek_blob_is_derivation(blobs[i].data, blobs[i].len))
+			n++;
+	LWLockRelease(cmek_lock(CMEK_LOCK_CACHE));
+	return n;
+}
+
 /* A number that grows whenever any key leaves the cache. */
 uint64
 cmek_cache_drops(void)

@@ -104,6 +104,16 @@ cmek_event_table(Oid namespace, const char *name)
 
 /* See events.h. */
 void
+cmek_event_by_nobody(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, pending)
+		((PendingEvent *) lfirst(lc))->event.role[0] = '\0';
+}
+
+/* See events.h. */
+void
 cmek_event_failing(const char *code, const char *reason)
 {
 	CmekEvent  *event = newest_note();

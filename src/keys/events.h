@@ -78,6 +78,8 @@ extern void cmek_event_note(const char *event, const char *key, Oid relid,
 							const char *detail);
 /* The newest note is of a table that the catalogs do not show yet */
 extern void cmek_event_table(Oid namespace, const char *name);
+/* Nobody asked for what this transaction has noted: it was due */
+extern void cmek_event_by_nobody(void);
 /* The newest note is about to fail for this reason */
 extern void cmek_event_failing(const char *code, const char *reason);
 /* Record now, whatever becomes of the transaction, and never wait */

@@ -167,6 +167,8 @@ extern int	cmek_cache_due(TimestampTz now, int64 ttl_us, CmekDueProof *due,
 extern bool cmek_cache_describe(const CmekDueProof *due, CmekKeyRequest *what);
 extern void cmek_cache_expire(const TimestampTz *oldest);
 extern int	cmek_cache_count(void);
+/* The same without derived keys (derived.c) */
+extern int	cmek_cache_count_tables(void);
 extern uint64 cmek_cache_drops(void);
 
 /* ----------
@@ -431,6 +433,9 @@ extern void cmek_progress_init(void);
 extern Size cmek_visits_shmem_size(void);
 extern void cmek_visits_shmem_init(void);
 extern void cmek_visits_run(TimestampTz now);
+
+/* derived.c: is it a derived key that is asked for, in the place of a blob? */
+extern bool cmek_blob_is_derivation(const uint8 *blob, uint32 len);
 
 /* stop.c */
 extern void cmek_stop_init(void);

@@ -185,6 +185,8 @@ extern bool cmek_key_is_available(Oid relid);
 
 /* Does the table have keys?  (Unbound tables have none.) */
 extern bool cmek_table_is_bound(Oid relid);
+/* The name of the KMS key that its newest table key names; NULL: it has none */
+extern char *cmek_table_server(Oid relid);
 
 /* ----------
  * Making and moving keys (called by ddl/).  They write cmek.table_key,

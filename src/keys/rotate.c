@@ -27,6 +27,10 @@
 #include "keys/events.h"
 #include "keys/internal.h"
 
+/* How long to try when max_worker_processes are running */
+#define START_ATTEMPTS 50
+#define START_PAUSE 20000L		/* us */
+
 StaticAssertDecl(sizeof(CmekRenewRequest) <= BGW_EXTRALEN,
 				 "a request fits into bgw_extra");
 
@@ -154,6 +158,7 @@ cmek_renew_start(CmekRenewal what, Oid relid, uint32 dek_id, bool wait)
 	BackgroundWorker worker = {0};
 	BackgroundWorkerHandle *handle;
 	CmekRenewRequest request = {what, relid, dek_id};
+	int			attempts = 0;
 
 	snprintf(worker.bgw_name, BGW_MAXLEN, "cmek %s of table %u",
 			 what == CMEK_RENEW_ROTATE ? "key rotation" : "reseal", relid);
@@ -167,8 +172,14 @@ cmek_renew_start(CmekRenewal what, Oid relid, uint32 dek_id, bool wait)
 	worker.bgw_main_arg = ObjectIdGetDatum(MyDatabaseId);
 	worker.bgw_notify_pid = wait ? MyProcPid : 0;
 	memcpy(worker.bgw_extra, &request, sizeof(request));
-	if (!RegisterDynamicBackgroundWorker(&worker, &handle))
-		return false;
+	while (!RegisterDynamicBackgroundWorker(&worker, &handle))
+	{
+		/* a visitor that holds the last place gives it back in a moment */
+		if (!wait || attempts++ == START_ATTEMPTS)
+			return false;
+		CHECK_FOR_INTERRUPTS();
+		pg_usleep(START_PAUSE);
+	}
 	if (wait)
 		(void) WaitForBackgroundWorkerShutdown(handle);
 	pfree(handle);

@@ -46,8 +46,9 @@ append_options(CmekKmsConfig *config, List *options)
 	{
 		DefElem    *def = (DefElem *) lfirst(lc);
 
-		require_room(cmek_kms_config_add(config, def->defname,
-										 defGetString(def)));
+		if (!cmek_option_is_common(def->defname))
+			require_room(cmek_kms_config_add(config, def->defname,
+											 defGetString(def)));
 	}
 }
 

@@ -135,7 +135,7 @@ cmek_stat_counters(PG_FUNCTION_ARGS)
 	values[i++] = read_counter(CMEK_STAT_CALLS);
 	values[i++] = read_counter(CMEK_STAT_FAILURES);
 	values[i++] = Float8GetDatum((double) pg_atomic_read_u64(&counters[CMEK_STAT_CALL_USECS]) / 1000.0);
-	values[i++] = Int32GetDatum(cmek_cache_count());
+	values[i++] = Int32GetDatum(cmek_cache_count_tables());
 	values[i++] = CStringGetTextDatum(cmek_crypto_implementation());
 	Assert(i == lengthof(values));
 	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc),

@@ -18,6 +18,7 @@
  */
 #include "postgres.h"
 
+#include "access/xlog.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_foreign_server.h"
 #include "common/hashfn.h"
@@ -387,7 +388,8 @@ time_between(const instr_time *before, const instr_time *now)
 
 /*
  * Count the time since the failure before this one as inaccessible.  It was
- * denied when both say so.
+ * denied when both say so.  A standby does not count: what it has seen is not
+ * to speed up anything once it is promoted.
  */
 static void
 run_clock(ServerEntry *entry, CmekKmsClass klass)
@@ -401,6 +403,11 @@ run_clock(ServerEntry *entry, CmekKmsClass klass)
 		INSTR_TIME_SET_ZERO(entry->failed_at);
 		entry->denied_ms = entry->unreachable_ms = 0;
 		entry->was_ok = true;
+		return;
+	}
+	if (RecoveryInProgress())
+	{
+		INSTR_TIME_SET_ZERO(entry->failed_at);
 		return;
 	}
 	INSTR_TIME_SET_CURRENT(now);
@@ -429,6 +436,9 @@ cmek_server_observe(int server, const CmekKeyRequest *what,
 		return set_state(entry, answer);
 	}
 	remember_failure(entry, what, answer);
+	/* options that once worked and were changed since prove nothing */
+	if (what->config_hash != entry->config_hash)
+		cmek_cleanse(&entry->config, sizeof(entry->config));
 	if (answer->klass == CMEK_KMS_DENIED && what->op == CMEK_OP_UNWRAP)
 		entry->denied_at = Max(entry->denied_at, started);
 	/* one damaged blob says nothing about the key */

@@ -243,6 +243,48 @@ cmek_watch_probe(Oid server, Oid relid)
 	return ok;
 }
 
+/* Ask for the newest table key of a binding; the class of the answer. */
+static CmekKmsClass
+try_unwrap(Oid server, const CmekTableKeyRow *row)
+{
+	uint8	   *key = cmek_secret_alloc_in(CurrentMemoryContext, CMEK_KEY_LEN);
+	CmekReply  *reply = palloc(sizeof(CmekReply));
+	CmekKeyRequest *what = new_unwrap(server, row);
+	CmekLease	lease;
+
+	/* how things stand now, not a moment ago */
+	what->fresh = true;
+	return cmek_fetch_key(what, key, &lease, reply) ? CMEK_KMS_OK :
+		reply->klass;
+}
+
+/* See watch.h. */
+CmekKmsClass
+cmek_watch_try(Oid server, Oid relid)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+												  "cmek probe",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	CmekBinding *binding = cmek_catalog_read(relid);
+	CmekKmsClass klass = CMEK_KMS_CORRUPT;
+
+	if (binding != NULL)
+		klass = try_unwrap(server, &binding->table_key);
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+	return klass;
+}
+
+/* See keys.h. */
+char *
+cmek_table_server(Oid relid)
+{
+	CmekBinding *binding = cmek_catalog_read(relid);
+
+	return binding != NULL ? pstrdup(binding->table_key.server) : NULL;
+}
+
 /* See watch.h. */
 int
 cmek_watch_period(void)

@@ -48,6 +48,12 @@ extern void cmek_watch_restore(Oid server, const char *name,
 extern bool cmek_watch_probe(Oid server, Oid relid);
 
 /*
+ * The same, now, and wait for the answer: its class.  CORRUPT when the table
+ * has no key.
+ */
+extern CmekKmsClass cmek_watch_try(Oid server, Oid relid);
+
+/*
  * Have a KMS worker post a notification, and wait, at most cmek.kms_timeout.
  * False with the reason when the receiver did not take it.
  */

@@ -266,6 +266,14 @@ extern bool cmek_aws_post(CmekAwsCall *call, const CmekAwsEndpoint *endpoint,
 						  const char *service, const char *target,
 						  const CmekAwsCredentials *credentials,
 						  CmekKmsAnswer *answer);
+/* The time, in seconds since 1970, by the clock of who answers there */
+extern int64 cmek_aws_now(const CmekAwsEndpoint *endpoint);
+/* Set that clock by an answer to a request signed as of "used"; false when it
+ * was right */
+extern bool cmek_aws_set_clock(const CmekAwsEndpoint *endpoint,
+							   const CmekHttpAnswer *http, int64 used);
+/* The region that the environment names; "" when it names none */
+extern const char *cmek_aws_environment_region(void);
 /* Prepare a call; false, with the answer filled in, when an option is wrong */
 extern bool cmek_aws_begin(CmekAwsCall *call, const CmekKmsRequest *req,
 						   CmekKmsAnswer *answer);

@@ -51,8 +51,8 @@ clock_id(const CmekAwsEndpoint *endpoint, uint8 *id)
 }
 
 /* The time by the clock of AWS, as far as we know it. */
-static int64
-now_at(const CmekAwsEndpoint *endpoint)
+int64
+cmek_aws_now(const CmekAwsEndpoint *endpoint)
 {
 	uint8		id[CMEK_TOKEN_ID_LEN];
 	int64		ahead;
@@ -64,9 +64,9 @@ now_at(const CmekAwsEndpoint *endpoint)
 }
 
 /* Set our idea of AWS's clock by an answer; false when it was right. */
-static bool
-set_clock(const CmekAwsEndpoint *endpoint, const CmekHttpAnswer *http,
-		  int64 used)
+bool
+cmek_aws_set_clock(const CmekAwsEndpoint *endpoint, const CmekHttpAnswer *http,
+				   int64 used)
 {
 	uint8		id[CMEK_TOKEN_ID_LEN];
 	char		date[64];
@@ -178,7 +178,7 @@ cmek_aws_post(CmekAwsCall *call, const CmekAwsEndpoint *endpoint,
 {
 	for (int i = 0;; i++)
 	{
-		int64		now = now_at(endpoint);
+		int64		now = cmek_aws_now(endpoint);
 
 		call->remedy = CMEK_AWS_NO_REMEDY;
 		memset(&call->http, 0, sizeof(call->http));
@@ -189,7 +189,7 @@ cmek_aws_post(CmekAwsCall *call, const CmekAwsEndpoint *endpoint,
 			return true;
 		judge_error(call, answer);
 		if (call->remedy != CMEK_AWS_SET_CLOCK || i > 0 ||
-			!set_clock(endpoint, &call->http, now))
+			!cmek_aws_set_clock(endpoint, &call->http, now))
 			return false;
 	}
 }
@@ -253,8 +253,8 @@ settle_endpoints(CmekAwsCall *call, CmekKmsAnswer *answer)
 }
 
 /* The region that the environment names; only a default, and no secret. */
-static const char *
-environment_region(void)
+const char *
+cmek_aws_environment_region(void)
 {
 	const char *region = getenv("AWS_REGION");
 
@@ -283,7 +283,7 @@ cmek_aws_begin(CmekAwsCall *call, const CmekKmsRequest *req,
 	call->session_name = session != NULL ? session : "cmek";
 	if (key_id == NULL ||
 		!cmek_aws_key(key_id, region != NULL ? region : "", cmek_region,
-					  environment_region(), &call->key, &problem))
+					  cmek_aws_environment_region(), &call->key, &problem))
 	{
 		cmek_kms_answer(answer, CMEK_KMS_MISCONFIGURED, "BadKeyId",
 						"option \"key_id\" cannot be used: %s", problem);

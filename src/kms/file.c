@@ -30,6 +30,9 @@
 char	   *cmek_service_key_file = NULL;
 char	   *cmek_service_key_command = NULL;
 
+/* The code of an answer that another key is there than the expected one */
+#define CODE_DIFFERS "KeyFileDiffers"
+
 /* The key file of one call, opened: lives in the memory context of the call */
 typedef struct FileKey
 {
@@ -109,7 +112,7 @@ static bool
 answer_differs(const FileSource *source, const FileKey *file,
 			   const char *expected, CmekKmsAnswer *answer)
 {
-	cmek_kms_answer(answer, CMEK_KMS_DENIED, "KeyFileDiffers",
+	cmek_kms_answer(answer, CMEK_KMS_DENIED, CODE_DIFFERS,
 					"%s%s%s holds the key with fingerprint %s, not %s",
 					source->path ? "key file \"" : "cmek.service_key_command",
 					source->path ? source->path : "",
@@ -293,17 +296,65 @@ file_derive(const CmekKmsRequest *req, CmekKmsAnswer *answer)
 	describe_key(req, file, answer);
 }
 
+/* Open the blob of a request with the file's key. */
+static bool
+open_blob(const CmekKmsRequest *req, const FileKey *file, uint8 *key)
+{
+	CmekFileWrapAad aad = wrap_aad(req->uuid);
+	CmekAead   *aead = cmek_aead_create(file->key);
+	bool		ok = cmek_aead_open(aead, key, req->blob, CMEK_KEY_LEN,
+									&aad, sizeof(aad));
+
+	cmek_aead_free(aead);
+	return ok;
+}
+
+/*
+ * The fingerprint of the file's key is not the one in the catalog.  Is it the
+ * catalog's that is wrong?  Then the key is not away: one damaged row must
+ * never count against the key of others.
+ */
+static bool
+expectation_is_wrong(const CmekKmsRequest *req, const FileKey *file,
+					 uint8 *key)
+{
+	bool		opened = req->blob_len == CMEK_WRAPPED_DEK_LEN &&
+		open_blob(req, file, key);
+
+	cmek_cleanse(key, CMEK_KEY_LEN);
+	return opened;
+}
+
+/* Answer for a table whose recorded key version is no fingerprint of ours. */
+static void
+answer_wrong_version(CmekKmsAnswer *answer)
+{
+	cmek_kms_answer(answer, CMEK_KMS_CORRUPT, "KeyVersionDamaged",
+					"the key version recorded for the table is not that of its key");
+}
+
 /* Unwrap a table key. */
 static void
 unwrap_blob(const CmekKmsRequest *req, CmekKmsAnswer *answer)
 {
 	FileKey    *file = new_file_key();
-	CmekFileWrapAad aad = wrap_aad(req->uuid);
-	CmekAead   *aead;
+	const char *expected = req->expected_version;
 	bool		ok;
 
-	if (!open_key(req, false, file, answer))
+	if (expected[0] != '\0' &&
+		(strlen(expected) != CMEK_FINGERPRINT_LEN ||
+		 strspn(expected, "0123456789abcdef") != CMEK_FINGERPRINT_LEN))
+	{
+		answer_wrong_version(answer);
 		return;
+	}
+	if (!open_key(req, false, file, answer))
+	{
+		if (strcmp(answer->code, CODE_DIFFERS) == 0 &&
+			expectation_is_wrong(req, file, answer->key))
+			answer_wrong_version(answer);
+		return;
+	}
 	if (req->blob_len != CMEK_WRAPPED_DEK_LEN)
 	{
 		cmek_kms_answer(answer, CMEK_KMS_CORRUPT, "BlobLength",
@@ -311,10 +362,7 @@ unwrap_blob(const CmekKmsRequest *req, CmekKmsAnswer *answer)
 						req->blob_len, (unsigned) CMEK_WRAPPED_DEK_LEN);
 		return;
 	}
-	aead = cmek_aead_create(file->key);
-	ok = cmek_aead_open(aead, answer->key, req->blob, CMEK_KEY_LEN,
-						&aad, sizeof(aad));
-	cmek_aead_free(aead);
+	ok = open_blob(req, file, answer->key);
 	/* the fingerprint fitted, so it is the blob that does not */
 	if (ok)
 		describe_key(req, file, answer);

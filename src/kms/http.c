@@ -44,6 +44,8 @@
 #define MAX_CONNECTIONS 16		/* kept open by the process */
 #define CONNECTION_MAX_AGE 50	/* s idle; servers close them after 60 */
 #define CONNECT_TIMEOUT_MS 5000
+#define LONG_TRANSFER (1024 * 1024)
+#define TRANSFER_BUFFER (256 * 1024)	/* libcurl's own is 16 or 64 kB */
 
 /* One call: what the callbacks write to */
 typedef struct HttpCall
@@ -51,6 +53,7 @@ typedef struct HttpCall
 	CURL	   *easy;
 	struct curl_slist *headers;
 	CmekHttpAnswer *answer;
+	Size		max_body;
 	bool		too_large;
 	char		error[CURL_ERROR_SIZE];
 } HttpCall;
@@ -70,6 +73,7 @@ typedef struct Watched
 } Watched;
 
 static CURLM *multi = NULL;
+static CURL *in_flight = NULL;	/* what is in the multi handle */
 static Watched watched[MAX_WATCHED];
 static int	num_watched = 0;
 static TimestampTz timer_at = 0;	/* when libcurl wants to be called; 0: not */
@@ -129,7 +133,7 @@ body_callback(char *data, size_t size, size_t n, void *arg)
 	CmekHttpAnswer *answer = call->answer;
 	Size		len = size * n;
 
-	if (len > CMEK_HTTP_MAX_BODY - answer->body_len)
+	if (len > call->max_body - answer->body_len)
 	{
 		call->too_large = true;
 		return 0;
@@ -364,6 +368,15 @@ set_connection(CURL *easy, const CmekHttpRequest *request, bool direct,
 static bool
 set_message(CURL *easy, const CmekHttpRequest *request)
 {
+	/* fewer waits for what is long */
+	if (request->area_size > LONG_TRANSFER &&
+		curl_easy_setopt(easy, CURLOPT_BUFFERSIZE,
+						 (long) TRANSFER_BUFFER) != CURLE_OK)
+		return false;
+	if (request->body_len > LONG_TRANSFER &&
+		curl_easy_setopt(easy, CURLOPT_UPLOAD_BUFFERSIZE,
+						 (long) TRANSFER_BUFFER) != CURLE_OK)
+		return false;
 	if (request->body != NULL &&
 		(curl_easy_setopt(easy, CURLOPT_POSTFIELDS, request->body) != CURLE_OK ||
 		 curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE,
@@ -422,6 +435,22 @@ act(curl_socket_t fd, int events)
 	return running;
 }
 
+/*
+ * Throw away a call that ended with its process, which runs no PG_CATCH but
+ * may want to say something to the KMS yet.  Its memory may be gone.
+ */
+static void
+drop_unfinished(void)
+{
+	if (in_flight == NULL)
+		return;
+	curl_easy_setopt(in_flight, CURLOPT_ERRORBUFFER, NULL);
+	curl_multi_remove_handle(multi, in_flight);
+	curl_easy_cleanup(in_flight);
+	in_flight = NULL;
+	wait_set = NULL;
+}
+
 /* Put a call into the multi handle. */
 static bool
 enter_call(HttpCall *call)
@@ -430,8 +459,10 @@ enter_call(HttpCall *call)
 	CURLMcode	code;
 
 	block_signals(&old);
+	drop_unfinished();
 	code = curl_multi_add_handle(multi, call->easy);
 	restore_signals(&old);
+	in_flight = call->easy;
 	return code == CURLM_OK;
 }
 
@@ -453,6 +484,7 @@ leave_call(HttpCall *call)
 	block_signals(&old);
 	curl_multi_remove_handle(multi, call->easy);
 	curl_easy_cleanup(call->easy);
+	in_flight = NULL;
 	restore_signals(&old);
 	free_wait_set();
 }
@@ -518,6 +550,7 @@ drive(TimestampTz deadline)
 	{
 		TimestampTz now = GetCurrentTimestamp();
 
+		CHECK_FOR_INTERRUPTS();
 		if (ShutdownRequestPending)
 			return DRIVE_INTERRUPTED;
 		if (now >= deadline)
@@ -590,8 +623,8 @@ answer_curl_error(const HttpCall *call, CURLcode code, CmekKmsAnswer *answer)
 	if (call->too_large)
 	{
 		cmek_kms_answer(answer, CMEK_KMS_UNREACHABLE, "AnswerTooLarge",
-						"the answer is longer than %d bytes",
-						CMEK_HTTP_MAX_BODY);
+						"the answer is longer than %zu bytes",
+						call->max_body);
 		return;
 	}
 	cmek_text_printable(detail, sizeof(detail), call->error[0] ? call->error :
@@ -675,8 +708,13 @@ cmek_http_run(const CmekHttpRequest *request, CmekHttpAnswer *http,
 	init_once();
 	if (!check_request(request, &direct, answer))
 		return false;
-	http->body = cmek_secret_alloc_in(CurrentMemoryContext,
-									  CMEK_HTTP_MAX_BODY + 1);
+	call->max_body = CMEK_HTTP_MAX_BODY;
+	http->body = request->area;
+	if (request->area != NULL)
+		call->max_body = request->area_size - 1;
+	else
+		http->body = cmek_secret_alloc_in(CurrentMemoryContext,
+										  CMEK_HTTP_MAX_BODY + 1);
 	http->head = palloc(CMEK_HTTP_MAX_HEAD + 1);
 	call->answer = http;
 	call->headers = make_headers(request);

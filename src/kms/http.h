@@ -12,8 +12,10 @@
  *	 4. cmek_kms_with_retries wraps 1 to 3: what is UNREACHABLE is tried again
  *		with a jittered back-off, as long as the deadline allows
  *
- * In KMS workers only.  Everything is allocated in the current memory context,
- * which is the call's; answers are in secret memory of it.
+ * In KMS workers and, for S3 only, in backends and the visitor, where a wait
+ * ends as any other with an interrupt.  Everything is allocated in the current
+ * memory context, which is the call's; answers are in secret memory of it
+ * unless the request has an area for them.
  *
  *-------------------------------------------------------------------------
  */
@@ -50,6 +52,9 @@ typedef struct CmekHttpRequest
 	Size		body_len;
 	CmekHttpPlain plain;
 	const char *ca_file;		/* PEM; NULL: the system's authorities */
+	char	   *area;			/* where the answer's body goes; NULL: secret
+								 * memory of CMEK_HTTP_MAX_BODY */
+	Size		area_size;		/* with room for a NUL */
 	TimestampTz deadline;		/* the whole exchange */
 	int			timeout_ms;		/* if that is sooner; 0: does not matter */
 } CmekHttpRequest;

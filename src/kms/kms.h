@@ -197,6 +197,14 @@ extern const CmekKmsConfig *cmek_secrets_open(const CmekKmsConfig *config,
 											  TimestampTz deadline,
 											  CmekKmsAnswer *answer);
 
+/* ----------
+ * options.c: options that any server may have; they are not the provider's
+ * ----------
+ */
+extern bool cmek_option_is_common(const char *name);
+/* Seconds of a duration; -1 for "off"; false when it is neither */
+extern bool cmek_parse_duration(const char *text, int *seconds);
+
 /* In a KMS worker: post the blob to the configuration's "url" (post.c) */
 extern void cmek_kms_post(const CmekKmsRequest *req, CmekKmsAnswer *answer);
 

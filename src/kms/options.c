@@ -20,12 +20,19 @@
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
+#include "utils/guc.h"
 
 #include "compat.h"
 #include "kms/internal.h"
 
 PG_FUNCTION_INFO_V1(cmek_file_validator);
 PG_FUNCTION_INFO_V1(cmek_aws_validator);
+
+/* What may stand on any server of ours, whatever its provider */
+static const CmekKmsOption common_options[] = {
+	{"drop_after", CMEK_OPTION_SERVER},
+	{NULL, 0}
+};
 
 /* The flag an option needs to stand on an object of this catalog; or 0. */
 static int
@@ -38,14 +45,53 @@ place_of(Oid catalog)
 	return 0;
 }
 
+/* The option of this name among some; NULL when there is none. */
+static const CmekKmsOption *
+find_among(const CmekKmsOption *options, const char *name)
+{
+	for (const CmekKmsOption *o = options; o->name != NULL; o++)
+		if (strcmp(o->name, name) == 0)
+			return o;
+	return NULL;
+}
+
 /* The option of this name; NULL when the provider has none. */
 static const CmekKmsOption *
 find_option(const CmekKmsProvider *provider, const char *name)
 {
-	for (const CmekKmsOption *o = provider->options; o->name != NULL; o++)
-		if (strcmp(o->name, name) == 0)
-			return o;
-	return NULL;
+	const CmekKmsOption *option = find_among(provider->options, name);
+
+	return option != NULL ? option : find_among(common_options, name);
+}
+
+/* See kms.h. */
+bool
+cmek_option_is_common(const char *name)
+{
+	return find_among(common_options, name) != NULL;
+}
+
+/* See kms.h. */
+bool
+cmek_parse_duration(const char *text, int *seconds)
+{
+	const char *hint;
+
+	if (pg_strcasecmp(text, "off") == 0)
+	{
+		*seconds = -1;
+		return true;
+	}
+	return parse_int(text, seconds, GUC_UNIT_S, &hint) && *seconds > 0;
+}
+
+/* List the names of options that can stand in a place. */
+static void
+list_options(StringInfo buf, const CmekKmsOption *options, int place)
+{
+	for (const CmekKmsOption *o = options; o->name != NULL; o++)
+		if (o->flags & place)
+			appendStringInfo(buf, "%s%s", buf->len > 0 ? ", " : "", o->name);
 }
 
 /* Is it an option that never stands in the catalog in clear? */
@@ -72,9 +118,8 @@ reject_option(const CmekKmsProvider *provider, const char *name, int place)
 				 errhint("Use CREATE USER MAPPING FOR PUBLIC SERVER ... OPTIONS (%s ...).", name)));
 
 	initStringInfo(&valid);
-	for (const CmekKmsOption *o = provider->options; o->name != NULL; o++)
-		if (o->flags & place)
-			appendStringInfo(&valid, "%s%s", valid.len > 0 ? ", " : "", o->name);
+	list_options(&valid, provider->options, place);
+	list_options(&valid, common_options, place);
 	ereport(ERROR,
 			(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
 			 errmsg("invalid option \"%s\"", name),
@@ -106,6 +151,19 @@ check_sealed(const DefElem *def)
 				 errhint("Set shared_preload_libraries = 'cmek' and restart the server: then it is sealed.")));
 }
 
+/* Check an option that is a duration. */
+static void
+check_duration(DefElem *def)
+{
+	int			seconds;
+
+	if (!cmek_parse_duration(defGetString(def), &seconds))
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
+				 errmsg("invalid value for option \"%s\"", def->defname),
+				 errdetail("It is \"off\" or a duration, for example \"7d\".")));
+}
+
 /* Check the name, the value and the caller's right to set one option. */
 static void
 check_option(const CmekKmsProvider *provider, DefElem *def, int place)
@@ -125,6 +183,8 @@ check_option(const CmekKmsProvider *provider, DefElem *def, int place)
 				 errmsg("option \"%s\" must not be empty", def->defname)));
 	if (option->flags & CMEK_OPTION_SECRET)
 		check_sealed(def);
+	if (cmek_option_is_common(def->defname))
+		check_duration(def);
 }
 
 /* Complain when an option without which the provider cannot work is absent. */

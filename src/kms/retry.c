@@ -33,6 +33,7 @@ wait_until(TimestampTz until)
 		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
 														   until);
 
+		CHECK_FOR_INTERRUPTS();
 		if (ShutdownRequestPending)
 			return false;
 		if (left <= 0)

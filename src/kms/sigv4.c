@@ -72,7 +72,10 @@ build_canonical(CmekText *text, const CmekSigV4Request *request)
 	cmek_text_add(text, "\n");
 	add_signed_names(text, request);
 	cmek_text_add(text, "\n");
-	add_hash(text, request->body, request->body_len);
+	if (request->payload_hash != NULL)
+		cmek_text_add(text, request->payload_hash);
+	else
+		add_hash(text, request->body, request->body_len);
 }
 
 /* HMAC of a string, by a key, over that key. */

@@ -24,12 +24,15 @@ typedef struct CmekSigV4Header
 typedef struct CmekSigV4Request
 {
 	const char *method;
-	const char *path;			/* canonical: encoded, "/" when empty */
+	const char *path;			/* canonical: encoded (S3: once, the others
+								 * twice), "/" when empty */
 	const char *query;			/* canonical: encoded and sorted; or "" */
 	CmekSigV4Header headers[CMEK_SIGV4_MAX_HEADERS];	/* in order of name */
 	int			nheaders;
 	const char *body;
 	Size		body_len;
+	const char *payload_hash;	/* of the body, in hex, when it is known; or
+								 * NULL */
 } CmekSigV4Request;
 
 /* Who signs, and for what */

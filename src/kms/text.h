@@ -70,7 +70,7 @@ extern bool cmek_parse_timestamp(const char *text, int64 *seconds);
  * ----------
  */
 
-/* From here on jansson cleanses what it frees; for KMS workers only */
+/* From here on jansson cleanses what it frees, in this process */
 extern void cmek_json_protect(void);
 
 /* An object, or NULL when it is anything else: no duplicates, no trailing text */

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * token.c
- *	  What a KMS worker remembers for a while: access tokens, temporary
+ *	  What a process (mostly a KMS worker) remembers for a while: access tokens, temporary
  *	  credentials, the difference of clocks.
  *
  * Values are in secret memory.  Identities are digests under a key of this

@@ -41,6 +41,8 @@ extern void cmek_lifecycle_settings_init(void);
  */
 extern void cmek_visit_begin(void);
 extern void cmek_visit_end(void);
+/* Settings of the database or the role must not change what we do */
+extern void cmek_visit_pin_settings(void);
 /* Run one SQL command; complains when it is not of the expected kind */
 extern uint64 cmek_visit_sql(const char *sql, int expected, int nargs,
 							 const Oid *types, Datum *values,
@@ -59,8 +61,31 @@ extern TimestampTz cmek_audit_anchor(void);
  * ----------
  */
 extern TimestampTz cmek_watch_keys(void);
+/* Its options were altered: have it proved by the new ones */
+extern void cmek_watch_altered(const char *key);
 /* When the tables of an inaccessible key will be dropped; 0: never */
 extern TimestampTz cmek_watch_drop_at(const char *key);
+
+/* Is a failure of this class one that counts towards the drop? */
+extern bool cmek_watch_counts(CmekKmsClass klass);
+
+/* A key that has been away for too long */
+typedef struct CmekLostKey
+{
+	Oid			server;
+	char		name[NAMEDATALEN];
+	int			drop_after;		/* s */
+} CmekLostKey;
+
+/* All of them, in TopMemoryContext; in a transaction of its own */
+extern List *cmek_watch_lost(void);
+
+/* ----------
+ * installation.c
+ * ----------
+ */
+/* A text that no copy of this server has; on a primary only */
+extern const char *cmek_installation(void);
 
 /* ----------
  * notify.c: telling people
@@ -74,9 +99,13 @@ extern TimestampTz cmek_notify_deliver(void);
  * snapshot.c, snapshots.c
  * ----------
  */
+/* Remove the file of a snapshot unless its record is committed */
+extern void cmek_snapshot_disown(const char *id);
+
 /* The key by which the service vouches for snapshots is derived under this */
 #define CMEK_SNAPSHOT_LABEL "snapshots"
 
+#define CMEK_SNAPSHOT_SUFFIX ".cmeksnap"
 /* The name of a snapshot's file */
 extern char *cmek_snapshot_file(const char *id);
 /* Write down that there is a snapshot, in the transaction that took it */

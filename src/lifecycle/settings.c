@@ -15,6 +15,7 @@
 
 #include "compat.h"
 #include "lifecycle/internal.h"
+#include "lifecycle/store.h"
 
 static char *drop_after = NULL;
 bool		cmek_drop_on_unreachable = false;
@@ -24,27 +25,13 @@ char	   *cmek_notify_secret_file = NULL;
 char	   *cmek_snapshot_directory = NULL;
 int			cmek_snapshot_retention = 35 * SECS_PER_DAY;
 
-/* Seconds of a duration; -1 for "off"; false when it is neither. */
-static bool
-parse_duration(const char *text, int *seconds)
-{
-	const char *hint;
-
-	if (pg_strcasecmp(text, "off") == 0)
-	{
-		*seconds = -1;
-		return true;
-	}
-	return parse_int(text, seconds, GUC_UNIT_S, &hint) && *seconds > 0;
-}
-
 /* Check a setting that is a duration or "off". */
 static bool
 check_duration(char **newval, void **extra, GucSource source)
 {
 	int			seconds;
 
-	if (parse_duration(*newval, &seconds))
+	if (cmek_parse_duration(*newval, &seconds))
 		return true;
 	GUC_check_errdetail("It is \"off\" or a duration, for example \"7d\".");
 	return false;
@@ -56,7 +43,7 @@ cmek_drop_after_seconds(void)
 {
 	int			seconds = -1;
 
-	(void) parse_duration(drop_after, &seconds);
+	(void) cmek_parse_duration(drop_after, &seconds);
 	return seconds;
 }
 
@@ -76,16 +63,20 @@ check_url(char **newval, void **extra, GucSource source)
 static bool
 check_store(char **newval, void **extra, GucSource source)
 {
+	const char *problem = "It must be an absolute path, or begin with \"s3://\".";
+
 	if (**newval == '\0' || is_absolute_path(*newval) ||
-		(strncmp(*newval, "s3://", 5) == 0 && (*newval)[5] != '\0'))
+		(strncmp(*newval, "s3://", strlen("s3://")) == 0 &&
+		 cmek_s3_check_url(*newval, &problem)))
 		return true;
-	GUC_check_errdetail("It must be an absolute path, or begin with \"s3://\".");
+	GUC_check_errdetail("%s", problem);
 	return false;
 }
 
 void
 cmek_lifecycle_settings_init(void)
 {
+	cmek_s3_settings_init();
 	DefineCustomStringVariable("cmek.drop_after",
 							   "Observed inaccessible time of a KMS key after which its tables are snapshotted and dropped.",
 							   "\"off\": never.",

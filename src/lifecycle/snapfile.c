@@ -212,15 +212,15 @@ CmekSnapWriter *
 cmek_snap_create(CmekStore *store, const char *name, json_t *head,
 				 const uint8 *backup_key)
 {
-	CmekSnapFileHeader header = {
-		CMEK_SNAP_MAGIC, CMEK_SNAP_VERSION, CMEK_SNAP_ORDER, MAXIMUM_ALIGNOF, 0
-	};
+	CmekSnapFileHeader header = {{0}, CMEK_SNAP_VERSION, CMEK_SNAP_ORDER,
+	MAXIMUM_ALIGNOF, 0};
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "cmek snapshot writer",
 												  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
 	CmekSnapWriter *w = palloc0(sizeof(CmekSnapWriter));
 
+	memcpy(header.magic, CMEK_SNAP_MAGIC, sizeof(header.magic));
 	w->context = context;
 	w->type = "";
 	initStringInfo(&w->block);

@@ -59,7 +59,7 @@ typedef struct Taking
 char *
 cmek_snapshot_file(const char *id)
 {
-	return psprintf("%s.cmeksnap", id);
+	return psprintf("%s" CMEK_SNAPSHOT_SUFFIX, id);
 }
 
 /* A fresh identity, as text. */
@@ -95,6 +95,10 @@ make_head(Taking *t, json_t *backup_key)
 	put_text(head, "database", get_database_name(MyDatabaseId));
 	put_text(head, "schema", get_namespace_name(RelationGetNamespace(rel)));
 	put_text(head, "name", RelationGetRelationName(rel));
+	/* whose it is, when nobody knows of it any more */
+	put_text(head, "installation", cmek_installation());
+	(void) json_object_set_new(head, "database_oid",
+							   json_integer(MyDatabaseId));
 	put_text(head, "encoding", pg_encoding_to_char(GetDatabaseEncoding()));
 	(void) json_object_set_new(head, "server_version",
 							   json_integer(PG_VERSION_NUM));

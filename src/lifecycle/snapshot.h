@@ -9,7 +9,7 @@
  *	   snapfile.c     the file format, written and read as a stream of blocks
  *	   store.c        where snapshots are: a directory; s3store.c: an S3 bucket
  *	   manifest.c     the table's definition as JSON, out of the catalogs
- *	   recreate.c     and back: a new table out of it
+ *	   recreate.c     and back: a new table out of it; more in manifest.h
  *	   restore.c      cmek.restore_snapshot()
  *	   drop.c         tables of a key that stays away
  *	   snapshots.c    rows of cmek.snapshot_record; purge; cmek.drop_snapshot()
@@ -22,6 +22,7 @@
 #ifndef CMEK_SNAPSHOT_H
 #define CMEK_SNAPSHOT_H
 
+#include "access/tupdesc.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
@@ -138,21 +139,28 @@ extern void cmek_snap_close(CmekSnapReader *r);
  * manifest.c, recreate.c: the definition of a table
  * ----------
  */
-/* Columns, constraints, indexes, owner, grants, comments, dependents */
-extern json_t *cmek_manifest_make(Relation rel);
+/*
+ * Columns, constraints, indexes, owner, grants, comments, dependents, wrapped
+ * keys ("keys").  Needs no key.  The caller has locked the table.
+ */
+extern PGDLLEXPORT json_t *cmek_manifest_make(Relation rel);
 /* What its rows looked like, dropped columns included */
-extern TupleDesc cmek_manifest_row_desc(const json_t *manifest);
+extern PGDLLEXPORT TupleDesc cmek_manifest_row_desc(const json_t *manifest);
 /*
  * Make the bare new table (columns only), sealed and bound to "key" (NULL: the
- * default), owned by "owner"; returns its OID.
+ * default); returns its OID.  The caller runs as "owner", in a
+ * security-restricted operation.  ERROR datatype_mismatch when values of a
+ * column would mean something else in this database.
  */
-extern Oid	cmek_recreate_table(const json_t *manifest, const char *schema,
-								const char *name, const char *key, Oid owner);
+extern PGDLLEXPORT Oid cmek_recreate_table(const json_t *manifest,
+										   const char *schema,
+										   const char *name, const char *key,
+										   Oid owner);
 /*
- * After its rows are in: defaults, constraints, indexes, grants, comments.
- * What could not be recreated is a list of texts.
+ * After its rows are in, as the same user: defaults, constraints, indexes,
+ * grants, comments.  What could not be recreated is a list of texts.
  */
-extern List *cmek_recreate_rest(const json_t *manifest, Oid relid);
+extern PGDLLEXPORT List *cmek_recreate_rest(const json_t *manifest, Oid relid);
 
 /* ----------
  * snapshot.c, snapshots.c, drop.c

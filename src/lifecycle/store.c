@@ -14,6 +14,7 @@
  */
 #include "postgres.h"
 
+#include <dirent.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -24,7 +25,7 @@
 #include "lifecycle/internal.h"
 #include "lifecycle/store.h"
 
-#define UNFINISHED ".part"
+#define UNFINISHED CMEK_STORE_UNFINISHED
 
 typedef struct DirectoryStore
 {
@@ -201,6 +202,26 @@ directory_remove(CmekStore *store, const char *name)
 	return found;
 }
 
+/* Tell of every file. */
+static void
+directory_list(CmekStore *store, CmekStoreListed put, void *arg)
+{
+	const char *path = ((DirectoryStore *) store)->path;
+	DIR		   *dir = AllocateDir(path);
+	struct dirent *entry;
+
+	while ((entry = ReadDir(dir, path)) != NULL)
+	{
+		struct stat st;
+
+		if (entry->d_name[0] != '.' &&
+			stat(psprintf("%s/%s", path, entry->d_name), &st) == 0 &&
+			S_ISREG(st.st_mode))
+			put(arg, entry->d_name, st.st_mtime);
+	}
+	FreeDir(dir);
+}
+
 static const CmekStoreOps directory_ops = {
 	.create = directory_create,
 	.write = directory_write,
@@ -210,6 +231,7 @@ static const CmekStoreOps directory_ops = {
 	.read = directory_read,
 	.read_end = directory_read_end,
 	.remove = directory_remove,
+	.list = directory_list,
 };
 
 /* The store in a directory, which is made when it is missing. */
@@ -219,18 +241,54 @@ directory_open(const char *path)
 	DirectoryStore *store = palloc0(sizeof(DirectoryStore));
 
 	store->store.ops = &directory_ops;
-	store->path = path[0] != '\0' ? pstrdup(path) : default_directory();
-	if (path[0] == '\0')
+	store->path = pstrdup(path);
+	if (strcmp(path, default_directory()) == 0)
 		make_directory(psprintf("%s.cmek", DataDir));
 	make_directory(store->path);
 	return &store->store;
+}
+
+/* See store.h. */
+char *
+cmek_store_where(void)
+{
+	return cmek_snapshot_directory[0] != '\0' ?
+		pstrdup(cmek_snapshot_directory) : default_directory();
+}
+
+/* See store.h. */
+CmekStore *
+cmek_store_open_at(const char *where)
+{
+	if (strncmp(where, "s3://", strlen("s3://")) == 0)
+		return cmek_s3_store_open(where);
+	return directory_open(where);
+}
+
+/* See store.h. */
+bool
+cmek_store_exists(const char *where)
+{
+	struct stat st;
+
+	return where[0] != '/' || stat(where, &st) == 0;
+}
+
+/* See store.h. */
+bool
+cmek_store_list(CmekStore *store, CmekStoreListed put, void *arg)
+{
+	if (store->ops->list == NULL)
+		return false;
+	store->ops->list(store, put, arg);
+	return true;
 }
 
 /* See snapshot.h. */
 CmekStore *
 cmek_store_open(void)
 {
-	return directory_open(cmek_snapshot_directory);
+	return cmek_store_open_at(cmek_store_where());
 }
 
 /* See snapshot.h. */

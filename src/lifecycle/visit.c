@@ -29,6 +29,7 @@
 
 #include "compat.h"
 #include "lifecycle/internal.h"
+#include "lifecycle/snapshot.h"
 
 PGDLLEXPORT void cmek_visit_main(Datum arg);
 
@@ -71,9 +72,9 @@ cmek_visit_sql(const char *sql, int expected, int nargs, const Oid *types,
 	return SPI_processed;
 }
 
-/* Settings of the database or the role must not change what we do. */
-static void
-pin_settings(void)
+/* See internal.h. */
+void
+cmek_visit_pin_settings(void)
 {
 	static const char *const settings[][2] = {
 		{"search_path", "pg_catalog, pg_temp"},
@@ -118,6 +119,17 @@ tell(CmekEvent *events, int n)
 	cmek_eventqueue_told(MyDatabaseId, events[n - 1].seq);
 }
 
+/* What an event tells us, and what we can add to it. */
+static void
+look_at_event(CmekEvent *event)
+{
+	if (event->drop_at == 0 &&
+		strcmp(event->outcome, CMEK_OUTCOME_OBSERVED) == 0)
+		event->drop_at = cmek_watch_drop_at(event->key);
+	if (strcmp(event->event, CMEK_EVENT_ALTER) == 0 && !event->told)
+		cmek_watch_altered(event->key);
+}
+
 /*
  * Tell and write down what waits for this database.  Without the key of the
  * chain events stay in the queue, but people are told at once.  False when
@@ -136,9 +148,7 @@ handle_events(void)
 	{
 		CHECK_FOR_INTERRUPTS();
 		for (int i = 0; i < n; i++)
-			if (events[i].drop_at == 0 &&
-				strcmp(events[i].outcome, CMEK_OUTCOME_OBSERVED) == 0)
-				events[i].drop_at = cmek_watch_drop_at(events[i].key);
+			look_at_event(&events[i]);
 		tell(events, n);
 		written = cmek_audit_write(events, n);
 		cmek_eventqueue_stall(!written);
@@ -160,6 +170,8 @@ do_what_is_due(CmekVisitReport *report)
 	report->stuck = !handle_events();
 	report->next = Min(report->next, cmek_audit_anchor());
 	report->next = Min(report->next, cmek_notify_deliver());
+	report->next = Min(report->next, cmek_snapshots_purge());
+	report->next = Min(report->next, cmek_lifecycle_drop_due());
 }
 
 /* Entry of the visitor; its argument is the database. */
@@ -172,7 +184,7 @@ cmek_visit_main(Datum arg)
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnectionByOid(report.database, InvalidOid, 0);
-	pin_settings();
+	cmek_visit_pin_settings();
 	if (has_extension())
 		do_what_is_due(&report);
 	else

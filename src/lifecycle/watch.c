@@ -12,7 +12,9 @@
  * The clock that decides about the tables of a lost key is the sum of observed
  * inaccessible time.  It runs in shared memory, between failures that follow
  * each other closely, and only ever grows here by what ran there: a stopped,
- * restored, cloned or promoted server goes on from the recorded sum.
+ * restored, cloned or promoted server goes on from the recorded sum.  But it
+ * drops nothing before it has itself seen a day of it: own_ms begins anew
+ * whenever the record is another installation's.
  *
  *-------------------------------------------------------------------------
  */
@@ -33,6 +35,9 @@
 /* last_ok is written down when it has moved on by this */
 #define LAST_OK_STEP (600 * USECS_PER_SEC)
 
+/* What an installation has to see itself before it drops anything */
+#define OWN_MS (SECS_PER_DAY * INT64CONST(1000))
+
 /* One KMS key that tables are bound to */
 typedef struct WatchedKey
 {
@@ -47,7 +52,10 @@ typedef struct WatchedKey
 	TimestampTz last_ok;
 	int64		denied_ms;
 	int64		unreachable_ms;
+	int64		own_ms;			/* what of them this installation has seen */
+	bool		foreign;		/* the record is another installation's */
 	TimestampTz warned_at;
+	int			drop_after;		/* s; -1: never */
 	CmekWatch	watch;			/* as known in shared memory */
 	TimestampTz drop_at;
 } WatchedKey;
@@ -58,7 +66,10 @@ static int	nkeys = 0;
 
 static const char select_keys[] =
 "SELECT s.oid, s.srvname, b.relid, b.tables, w.class, w.code, w.reason,"
-" w.since, w.last_ok, w.denied_ms, w.unreachable_ms, w.warned_at"
+" w.since, w.last_ok, w.denied_ms, w.unreachable_ms, w.warned_at,"
+" w.own_ms, w.installation,"
+" (SELECT o.option_value FROM pg_catalog.pg_options_to_table(s.srvoptions) o"
+"  WHERE o.option_name = 'drop_after')"
 " FROM pg_catalog.pg_foreign_server s"
 " JOIN (SELECT b.server, pg_catalog.count(*) AS tables,"
 "  (pg_catalog.array_agg(b.relid ORDER BY pg_catalog.random()))[1] AS relid"
@@ -123,6 +134,31 @@ restore_recorded(WatchedKey *key, int row)
 	cmek_watch_restore(key->server, key->name, &before);
 }
 
+/* After how many seconds a key's tables are dropped: its option comes first. */
+static int
+read_drop_after(int row)
+{
+	char		text[64];
+	int			seconds;
+
+	get_text(row, 15, text, sizeof(text));
+	return text[0] != '\0' && cmek_parse_duration(text, &seconds) ? seconds :
+		cmek_drop_after_seconds();
+}
+
+/* What this installation has seen by itself of the recorded time. */
+static void
+read_own(WatchedKey *key, int row)
+{
+	char		installation[64];
+	Datum		value;
+
+	get_text(row, 14, installation, sizeof(installation));
+	key->foreign = strcmp(installation, cmek_installation()) != 0;
+	if (!key->foreign && get_column(row, 13, &value))
+		key->own_ms = DatumGetInt64(value);
+}
+
 /* Take over one row of the look. */
 static void
 read_key(WatchedKey *key, int row)
@@ -140,6 +176,7 @@ read_key(WatchedKey *key, int row)
 	key->tables = DatumGetInt64(value);
 	get_text(row, 5, klass, sizeof(klass));
 	key->recorded = klass[0] != '\0';
+	key->drop_after = read_drop_after(row);
 	if (key->recorded)
 	{
 		key->klass = class_by_name(klass);
@@ -151,6 +188,7 @@ read_key(WatchedKey *key, int row)
 		(void) get_column(row, 11, &value);
 		key->unreachable_ms = DatumGetInt64(value);
 		key->warned_at = get_time(row, 12);
+		read_own(key, row);
 		restore_recorded(key, row);
 	}
 	(void) cmek_watch_read(key->server, &key->watch);
@@ -183,22 +221,38 @@ static void
 advance_clock(WatchedKey *key)
 {
 	if (key->watch.was_ok || key->watch.klass == CMEK_KMS_OK)
-		key->denied_ms = key->unreachable_ms = 0;
+		key->denied_ms = key->unreachable_ms = key->own_ms = 0;
 	key->denied_ms += key->watch.denied_ms;
 	key->unreachable_ms += key->watch.unreachable_ms;
+	key->own_ms += key->watch.denied_ms +
+		(cmek_drop_on_unreachable ? key->watch.unreachable_ms : 0);
+}
+
+/* Milliseconds that are left until the key's tables are dropped. */
+static int64
+ms_left(const WatchedKey *key)
+{
+	int64		limit = key->drop_after * INT64CONST(1000);
+
+	return Max(Max(limit - counted_ms(key),
+				   Min(limit, OWN_MS) - key->own_ms), 0);
+}
+
+/* Does the clock of a key run? */
+static bool
+counts(const WatchedKey *key)
+{
+	if (!key->watch.known || key->drop_after < 0 ||
+		cmek_key_is_suspended(key->name))
+		return false;
+	return cmek_watch_counts(key->watch.klass);
 }
 
 /* When will the key's tables be dropped, if it stays away? */
 static TimestampTz
 foresee_drop(const WatchedKey *key, TimestampTz now)
 {
-	int			limit = cmek_drop_after_seconds();
-	bool		counts = key->watch.klass == CMEK_KMS_DENIED ||
-		(key->watch.klass == CMEK_KMS_UNREACHABLE && cmek_drop_on_unreachable);
-
-	if (!key->watch.known || !counts || limit < 0)
-		return 0;
-	return now + Max(limit * INT64CONST(1000) - counted_ms(key), 0) * 1000;
+	return counts(key) ? now + ms_left(key) * 1000 : 0;
 }
 
 /*
@@ -209,7 +263,7 @@ foresee_drop(const WatchedKey *key, TimestampTz now)
 static bool
 warning_due(const WatchedKey *key, TimestampTz now)
 {
-	int64		limit = cmek_drop_after_seconds() * INT64CONST(1000000);
+	int64		limit = key->drop_after * INT64CONST(1000000);
 	int64		step = key->drop_at - now > limit / 7 ? limit / 7 : limit / 168;
 
 	return key->drop_at != 0 && key->warned_at != 0 &&
@@ -242,7 +296,7 @@ record_is_stale(const WatchedKey *key)
 {
 	const CmekWatch *watch = &key->watch;
 
-	return !key->recorded || watch->klass != key->klass ||
+	return !key->recorded || key->foreign || watch->klass != key->klass ||
 		strcmp(watch->code, key->code) != 0 || watch->since != key->since ||
 		watch->denied_ms > 0 || watch->unreachable_ms > 0 ||
 		watch->last_ok - key->last_ok >= LAST_OK_STEP;
@@ -254,12 +308,12 @@ write_record(const WatchedKey *key)
 {
 	static const Oid types[] = {
 		NAMEOID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
-		INT8OID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID
+		INT8OID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID, TEXTOID
 	};
 	const CmekWatch *watch = &key->watch;
 	NameData	name;
 	Datum		values[lengthof(types)];
-	char		nulls[lengthof(types) + 1] = "          ";
+	char		nulls[lengthof(types) + 1] = "            ";
 
 	namestrcpy(&name, key->name);
 	values[0] = NameGetDatum(&name);
@@ -272,14 +326,16 @@ write_record(const WatchedKey *key)
 	values[7] = Int64GetDatum(key->unreachable_ms);
 	values[8] = TimestampTzGetDatum(key->warned_at);
 	values[9] = TimestampTzGetDatum(key->drop_at);
+	values[10] = Int64GetDatum(key->own_ms);
+	values[11] = CStringGetTextDatum(cmek_installation());
 	nulls[5] = watch->last_ok == 0 ? 'n' : ' ';
 	nulls[8] = key->warned_at == 0 ? 'n' : ' ';
 	nulls[9] = key->drop_at == 0 ? 'n' : ' ';
 	(void) cmek_visit_sql("INSERT INTO cmek.key_watch AS w VALUES"
-						  " ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
+						  " ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
 						  " ON CONFLICT (server) DO UPDATE SET class = $2, code = $3, reason = $4,"
 						  " since = $5, last_ok = $6, denied_ms = $7, unreachable_ms = $8,"
-						  " warned_at = $9, drop_at = $10",
+						  " warned_at = $9, drop_at = $10, own_ms = $11, installation = $12",
 						  SPI_OK_INSERT, lengthof(types), types, values, nulls);
 }
 
@@ -330,6 +386,20 @@ probe(const WatchedKey *key, TimestampTz now)
 	return now + cmek_watch_period() * USECS_PER_SEC;
 }
 
+/*
+ * Forget keys that no table is bound to any more: a table that is bound to one
+ * later has nothing to do with what was counted for others.
+ */
+static void
+forget_unused(void)
+{
+	(void) cmek_visit_sql("DELETE FROM cmek.key_watch w WHERE NOT EXISTS"
+						  " (SELECT FROM cmek.bindings b"
+						  "  JOIN pg_catalog.pg_class c ON c.oid = b.relid"
+						  "  WHERE b.server = w.server AND c.relkind IN ('r', 'm'))",
+						  SPI_OK_DELETE, 0, NULL, NULL, NULL);
+}
+
 /* See internal.h. */
 TimestampTz
 cmek_watch_keys(void)
@@ -342,6 +412,7 @@ cmek_watch_keys(void)
 	for (int i = 0; i < nkeys; i++)
 		if (keys[i].watch.known)
 			update_record(&keys[i], now);
+	forget_unused();
 	cmek_visit_end();
 	for (int i = 0; i < nkeys; i++)
 	{
@@ -353,6 +424,20 @@ cmek_watch_keys(void)
 }
 
 /* See internal.h. */
+void
+cmek_watch_altered(const char *key)
+{
+	for (int i = 0; i < nkeys; i++)
+	{
+		if (strcmp(keys[i].name, key) != 0)
+			continue;
+		StartTransactionCommand();
+		(void) cmek_watch_probe(keys[i].server, keys[i].relid);
+		CommitTransactionCommand();
+	}
+}
+
+/* See internal.h. */
 TimestampTz
 cmek_watch_drop_at(const char *key)
 {
@@ -360,4 +445,44 @@ cmek_watch_drop_at(const char *key)
 		if (strcmp(keys[i].name, key) == 0)
 			return keys[i].drop_at;
 	return 0;
+}
+
+/* Have the tables of a key to be dropped, by what is written down? */
+static bool
+is_lost(const WatchedKey *key)
+{
+	return key->recorded && !key->watch.was_ok && counts(key) &&
+		ms_left(key) == 0;
+}
+
+/* See internal.h. */
+List *
+cmek_watch_lost(void)
+{
+	List	   *lost = NIL;
+
+	cmek_visit_begin();
+	look();
+	for (int i = 0; i < nkeys; i++)
+		if (is_lost(&keys[i]))
+		{
+			MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+			CmekLostKey *key = palloc0(sizeof(CmekLostKey));
+
+			key->server = keys[i].server;
+			strlcpy(key->name, keys[i].name, sizeof(key->name));
+			key->drop_after = keys[i].drop_after;
+			lost = lappend(lost, key);
+			MemoryContextSwitchTo(old);
+		}
+	cmek_visit_end();
+	return lost;
+}
+
+/* See internal.h. */
+bool
+cmek_watch_counts(CmekKmsClass klass)
+{
+	return klass == CMEK_KMS_DENIED ||
+		(klass == CMEK_KMS_UNREACHABLE && cmek_drop_on_unreachable);
 }

@@ -7,6 +7,7 @@
 use strict;
 use warnings;
 
+use Digest::SHA qw(sha256_hex);
 use FindBin;
 use lib "$FindBin::RealBin/../lib";
 use PostgreSQL::Test::Cluster;
@@ -68,6 +69,26 @@ like(sign('GET', 'Action=ListUsers&Version=2010-05-08',
 		[ 'content-type', 'application/x-www-form-urlencoded; charset=utf-8', 'host', 'iam.amazonaws.com', 'x-amz-date', $date ],
 		'', 'us-east-1', 'iam', $date),
 	qr/Signature=5d672d79c15b13162d9279b0855cfba6789a8edb4c82c400e06b5924a6f2b5d7$/, "the documentation's example");
+
+# ---- signatures: the examples of "Authenticating Requests" in S3's API reference ----
+my $s3_secret = 'wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY';
+
+for (['GET', '/test.txt', '', [ range => 'bytes=0-9' ], '', 'f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41'],
+	['PUT', '/test%24file.text', '', [ 'x-amz-storage-class' => 'REDUCED_REDUNDANCY' ], 'Welcome to Amazon S3.',
+		'98ad721746da40c64f1a55b78f14c238d841ea1380cd77a1b5971af0ece108bd'],
+	['GET', '/', 'lifecycle=', [], '', 'fea454ca298b7da1c68078a5d1bdbfbbe0d65c699e0f91ac7a200a0136783543'],
+	['GET', '/', 'max-keys=2&prefix=J', [], '', '34b48302e7b5fa45bde8084f4b7868a86f0a534bc59db6670ed5711ef69dc6f7'])
+{
+	my ($method, $path, $query, $more, $body, $signature) = @$_;
+	my %headers = (host => 'examplebucket.s3.amazonaws.com', 'x-amz-date' => '20130524T000000Z',
+		'x-amz-content-sha256' => sha256_hex($body), @$more);
+	$headers{date} = 'Fri, 24 May 2013 00:00:00 GMT' if $method eq 'PUT';
+	my $list = join(', ', map { quote($_), quote($headers{$_}) } sort keys %headers);
+
+	like(sql("SELECT aws_sigv4('$method', '$path', '$query', ARRAY[$list], " . quote($body)
+		  . ", 'AKIAIOSFODNN7EXAMPLE', '$s3_secret', 'us-east-1', 's3', '20130524T000000Z')"),
+		qr/Signature=$signature$/, "S3: $method $path?$query");
+}
 
 # ---- names of keys, regions, addresses ----
 my $id = '1234abcd-12ab-34cd-56ef-1234567890ab';
