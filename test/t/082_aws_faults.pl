@@ -78,14 +78,24 @@ for my $fault (
 {
 	my ($name, %how) = @$fault;
 
-	sql('SELECT a FROM t');
-	cold('a');
-	# STS first: its session is a new one
-	sqlstate($node, 'SELECT 1');
-	$aws->tell('fault', %how, times => 1);
-	my $start = time();
-	is(sqlstate($node, 'SELECT a FROM t'), '', sprintf('once %s: read all the same', $name));
-	cmp_ok(time() - $start, '>=', 1, '... after the time asked for') if $name =~ /Retry-After/;
+	my $state;
+	my $took;
+
+	# a proof of the server's own may meet the fault instead: then once more
+	for (1 .. 5)
+	{
+		sql('SELECT a FROM t');
+		cold('a');
+		# STS first: its session is a new one
+		sqlstate($node, 'SELECT 1');
+		$aws->tell('fault', %how, times => 1);
+		my $start = time();
+		$state = sqlstate($node, 'SELECT a FROM t');
+		$took = time() - $start;
+		last if $name !~ /Retry-After/ || $took >= 1;
+	}
+	is($state, '', sprintf('once %s: read all the same', $name));
+	cmp_ok($took, '>=', 1, '... after the time asked for') if $name =~ /Retry-After/;
 	$aws->tell('clear');
 }
 
