@@ -100,6 +100,7 @@ extern const TupleTableSlotOps cmek_slot_ops;
 extern TupleTableSlot *slot_inner(TupleTableSlot *slot);
 extern void slot_take_inner(TupleTableSlot *slot, Relation rel,
 							CmekKeyRing *ring);
+extern void slot_begin_page(TupleTableSlot *slot, HeapScanDesc scan);
 extern bool slot_next_on_page(TupleTableSlot *slot, HeapScanDesc scan,
 							  CmekKeyRing *ring);
 extern void slot_set_columns_unused(TupleTableSlot *slot);

@@ -63,13 +63,14 @@ sealed_scan_getnextslot(TableScanDesc scan, ScanDirection direction,
 						TupleTableSlot *slot)
 {
 	CmekKeyRing *ring;
+	bool		by_page;
 
 	if (slot_is_stock(slot))
 		return cmek_stock_heap->scan_getnextslot(scan, direction, slot);
 	ring = heap_key_for_read(scan->rs_rd);
-	if (direction == ForwardScanDirection &&
-		(scan->rs_flags & SO_ALLOW_PAGEMODE) != 0 &&
-		likely(slot_next_on_page(slot, (HeapScanDesc) scan, ring)))
+	by_page = direction == ForwardScanDirection &&
+		(scan->rs_flags & SO_ALLOW_PAGEMODE) != 0;
+	if (by_page && likely(slot_next_on_page(slot, (HeapScanDesc) scan, ring)))
 		return true;
 	if (!cmek_stock_heap->scan_getnextslot(scan, direction, slot_inner(slot)))
 	{
@@ -77,6 +78,8 @@ sealed_scan_getnextslot(TableScanDesc scan, ScanDirection direction,
 		return false;
 	}
 	slot_take_inner(slot, scan->rs_rd, ring);
+	if (by_page)
+		slot_begin_page(slot, (HeapScanDesc) scan);
 	return true;
 }
 

@@ -35,6 +35,7 @@ typedef struct SealedSlot
 	bool		deformed;		/* tts_nvalid columns are from deform.c */
 	/* columns that were asked for since the page of a scan was begun */
 	int			wanted;
+	int			wanted_before;	/* the same of the page before it */
 } SealedSlot;
 
 /* Growing by this much at least avoids a palloc for each longer row */
@@ -62,6 +63,7 @@ sealed_slot_init(TupleTableSlot *slot)
 	s->fixed = NULL;
 	s->deformed = false;
 	s->wanted = 0;
+	s->wanted_before = 0;
 }
 
 /* The plan reads no column of the copies of this slot's rows (unused.c) */
@@ -135,6 +137,7 @@ slot_take_inner(TupleTableSlot *slot, Relation rel, CmekKeyRing *ring)
 	}
 	slot_reset_logical(s);
 	s->pending = true;
+	s->wanted_before = s->wanted;
 	s->wanted = 0;
 	s->ring = ring;
 	slot->tts_flags &= ~TTS_FLAG_EMPTY;
@@ -289,6 +292,19 @@ prefetch_row(Page page, OffsetNumber off)
 	for (; at < end; at += PREFETCH_LINE)
 		__builtin_prefetch(at);
 	__builtin_prefetch(end - 1);
+}
+
+/* Stock heap has begun a page: fetch its first rows, all at once */
+void
+slot_begin_page(TupleTableSlot *slot, HeapScanDesc scan)
+{
+	int			first = (int) scan->rs_cindex;
+	int			end = Min(first + PREFETCH_ROWS, (int) scan->rs_ntuples);
+
+	if (((SealedSlot *) slot)->wanted_before == 0)
+		return;
+	for (int i = first; i < end; i++)
+		prefetch_row(BufferGetPage(scan->rs_cbuf), scan->rs_vistuples[i]);
 }
 
 /*
