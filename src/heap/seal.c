@@ -75,24 +75,20 @@ row_dek(CmekKeyRing *ring, uint32 id)
 	return cmek_keyring_find(ring, CMEK_STRUCTURE_HEAP, id);
 }
 
-/* Associated data of a row */
-static inline void
-row_aad(CmekRowAad *aad, const CmekDek *dek)
+/* Associated data of a row: the head of its key, in place */
+static inline const CmekRowAad *
+row_aad(const CmekDek *dek)
 {
-	aad->dek_id = dek->id;
-	memcpy(aad->structure, dek->structure, CMEK_UUID_LEN);
+	return (const CmekRowAad *) dek;
 }
 
 /* Seal what a row hides, len bytes of it, into a body */
 static void
 row_encrypt(const CmekDek *dek, uint8 *body, const char *hidden, Size len)
 {
-	CmekRowAad	aad;
-
-	row_aad(&aad, dek);
 	memcpy(body, &dek->id, sizeof(dek->id));
 	cmek_aead_seal(dek->aead, body + sizeof(dek->id), hidden, len,
-				   &aad, sizeof(aad));
+				   row_aad(dek), sizeof(CmekRowAad));
 	cmek_counters.seals++;
 }
 
@@ -100,13 +96,10 @@ row_encrypt(const CmekDek *dek, uint8 *body, const char *hidden, Size len)
 static bool
 row_decrypt(const CmekDek *dek, HeapTuple sealed, char *hidden)
 {
-	CmekRowAad	aad;
-
-	row_aad(&aad, dek);
 	if (unlikely(!cmek_aead_open(dek->aead, hidden,
 								 row_body(sealed->t_data) + sizeof(uint32),
 								 sealed->t_len - CMEK_ROW_OVERHEAD - CMEK_ROW_CLEAR,
-								 &aad, sizeof(aad))))
+								 row_aad(dek), sizeof(CmekRowAad))))
 		return false;
 	cmek_counters.unseals++;
 	return true;
