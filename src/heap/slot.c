@@ -361,6 +361,7 @@ slot_next_on_page(TupleTableSlot *slot, HeapScanDesc scan, CmekKeyRing *ring)
 	slot->tts_flags &= ~TTS_FLAG_EMPTY;
 	s->inner->tts_tid = tuple->t_self;
 	slot->tts_tid = tuple->t_self;
+	slot->tts_tableOid = tuple->t_tableOid;
 	if (s->wanted > 0)
 	{
 		if (next + PREFETCH_ROWS <= last)

@@ -22,6 +22,7 @@
 #include "utils/rel.h"
 
 #include "crypto/crypto.h"
+#include "format.h"
 #include "kms/kms.h"
 
 /* SQLSTATE of everything that fails because a key is away */
