@@ -33,10 +33,12 @@ SELECT twin('INSERT INTO t SELECT repeat($$t$$, i % 150), i FROM generate_series
 SELECT twin('SELECT t, i FROM t');
 SELECT twin('SELECT max(t) FROM t');
 
--- a cursor goes to and fro, across pages
+-- a cursor goes to and fro, across pages (of rows of one length, which stand
+-- in their order)
+SELECT twin('CREATE TABLE z AS SELECT i, repeat($$z$$, 60) AS t FROM generate_series(1, 2000) i');
 CREATE FUNCTION wander(kind text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
-	c SCROLL CURSOR FOR SELECT i FROM t;
+	c SCROLL CURSOR FOR SELECT i FROM z;
 	r record;
 	seen text := '';
 	steps int[] := '{1,1,1,-1,-1,5,-3,90,-50,700,-699,1500,-20,3,3,-1000,1200,4000,-1,-1,1,1,1,-5000,1,1,300,-299}';
