@@ -17,6 +17,7 @@
 #include "access/relation.h"
 #include "access/reloptions.h"
 #include "access/table.h"
+#include "catalog/dependency.h"
 #include "catalog/index.h"
 #include "catalog/objectaccess.h"
 #include "catalog/pg_class.h"
@@ -277,7 +278,9 @@ access_hook(ObjectAccessType access, Oid classid, Oid objectid, int subid,
 		return;
 	if (access == OAT_DROP)
 		cmek_index_key_dropped(read_index_table(objectid), objectid,
-							   form.relfilenode);
+							   form.relfilenode,
+							   (((ObjectAccessDrop *) arg)->dropflags &
+								PERFORM_DELETION_CONCURRENTLY) != 0);
 	else
 		cmek_index_key_made(read_index_table(objectid), objectid,
 							form.relfilenode);

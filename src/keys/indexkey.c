@@ -38,6 +38,12 @@ typedef struct DroppedIndex
 /* In the memory of the transaction */
 static List *dropped_indexes = NIL;
 
+/*
+ * Those of DROP INDEX CONCURRENTLY, which commits twice before the index goes;
+ * till then others scan it and insert into it.  Outlives these commits.
+ */
+static List *leaving_indexes = NIL;
+
 void		(*cmek_index_keys_wanted) (Oid relid) = NULL;
 
 /* The body of cmek_index_key_create. */
@@ -112,17 +118,40 @@ cmek_index_key_exists(Oid relid, Oid index)
 
 /* See keys.h. */
 void
-cmek_index_key_dropped(Oid relid, Oid index, Oid file)
+cmek_index_key_dropped(Oid relid, Oid index, Oid file, bool concurrently)
 {
-	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
+	MemoryContext old = MemoryContextSwitchTo(concurrently ? TopMemoryContext :
+											  TopTransactionContext);
 	DroppedIndex *dropped = palloc(sizeof(DroppedIndex));
 
 	dropped->relid = relid;
 	dropped->index = index;
 	dropped->file = file;
 	dropped->subid = GetCurrentSubTransactionId();
-	dropped_indexes = lappend(dropped_indexes, dropped);
+	if (concurrently)
+		leaving_indexes = lappend(leaving_indexes, dropped);
+	else
+		dropped_indexes = lappend(dropped_indexes, dropped);
 	MemoryContextSwitchTo(old);
+}
+
+/* Indexes that were leaving and are gone now are dropped in this transaction */
+static void
+note_gone(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, leaving_indexes)
+	{
+		DroppedIndex *dropped = lfirst(lc);
+
+		if (SearchSysCacheExists1(RELOID, ObjectIdGetDatum(dropped->index)))
+			continue;
+		leaving_indexes = foreach_delete_current(leaving_indexes, lc);
+		cmek_index_key_dropped(dropped->relid, dropped->index, dropped->file,
+							   false);
+		pfree(dropped);
+	}
 }
 
 /* See keys.h. */
@@ -172,10 +201,18 @@ static void
 at_xact_end(XactEvent event, void *arg)
 {
 	if (event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PRE_PREPARE)
+	{
+		note_gone();
 		delete_dropped();
+	}
 	else if (event == XACT_EVENT_ABORT || event == XACT_EVENT_COMMIT ||
 			 event == XACT_EVENT_PREPARE)
 		dropped_indexes = NIL;
+	if (event == XACT_EVENT_ABORT)
+	{
+		list_free_deep(leaving_indexes);
+		leaving_indexes = NIL;
+	}
 }
 
 /* End of a subtransaction: what it dropped is its parent's, or is back. */

@@ -178,7 +178,8 @@ extern bool cmek_index_key_exists(Oid relid, Oid index);
  * An index was dropped, or made: its key row goes at commit, unless the file
  * that it belongs to is that of a new index by then.
  */
-extern void cmek_index_key_dropped(Oid relid, Oid index, Oid file);
+extern void cmek_index_key_dropped(Oid relid, Oid index, Oid file,
+								   bool concurrently);
 extern void cmek_index_key_made(Oid relid, Oid index, Oid file);
 /* Called when a table got its keys, so that its indexes get theirs */
 extern PGDLLIMPORT void (*cmek_index_keys_wanted) (Oid relid);

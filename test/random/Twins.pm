@@ -69,7 +69,9 @@ sub receive
 		return [ $session->{buffer}, '!LOST' ] if defined $n && $n == 0;
 	}
 	$session->{buffer} =~ s/^(.*?)^\Q$session->{marker}\E\n//ms;
-	my @lines = split(/\n/, $1);
+	# a last row that is NULL is an empty line, too
+	my @lines = split(/\n/, $1, -1);
+	pop @lines;
 	return [ map { /^(?:psql:[^:]*:\d+: )?(?:ERROR|FATAL|PANIC): +(\w{5})$/ ? "!$1" : $_ } @lines ];
 }
 

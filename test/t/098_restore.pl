@@ -22,6 +22,17 @@ sub sql { return $node->safe_psql('postgres', $_[0]); }
 
 my $snapshots = $node->data_dir . '.cmek/snapshots';
 
+# A file of these bytes, which the server may read
+sub write_file
+{
+	my ($name, $data) = @_;
+
+	open(my $fh, '>:raw', $name) or BAIL_OUT("could not write $name: $!");
+	print $fh $data;
+	close($fh) or BAIL_OUT("could not write $name: $!");
+	return;
+}
+
 # Everything that a table holds, as one line
 sub content
 {
@@ -110,7 +121,7 @@ for (my $at = 0; $at < length($good); $at += $step)
 {
 	my $damaged = $good;
 	substr($damaged, $at, 1) = chr(ord(substr($damaged, $at, 1)) ^ (1 << ($at % 8)));
-	spew_binary("$snapshots/d$at.cmeksnap", $damaged);
+	write_file("$snapshots/d$at.cmeksnap", $damaged);
 	push @calls, $at;
 }
 sql(q{CREATE FUNCTION try(name text) RETURNS text LANGUAGE plpgsql AS $$
@@ -125,10 +136,10 @@ is(sql("SELECT count(*) FROM pg_class WHERE relname = 'damaged'"), '0', 'nothing
 
 for my $length (0, 10, 100, int(length($good) / 2), length($good) - 1)
 {
-	spew_binary("$snapshots/cut.cmeksnap", substr($good, 0, $length));
+	write_file("$snapshots/cut.cmeksnap", substr($good, 0, $length));
 	is(sqlstate($node, "SELECT cmek.restore_snapshot('cut.cmeksnap', 'damaged')"), 'XX001', "cut to $length bytes");
 }
-spew_binary("$snapshots/long.cmeksnap", $good . 'x');
+write_file("$snapshots/long.cmeksnap", $good . 'x');
 is(sqlstate($node, "SELECT cmek.restore_snapshot('long.cmeksnap', 'damaged')"), 'XX001', 'a byte too many');
 is(sqlstate($node, "SELECT cmek.restore_snapshot('../../PG_VERSION', 'damaged')"), '42602', 'a name that leads out');
 
