@@ -82,6 +82,7 @@ SELECT twin('SELECT * FROM scan_s WHERE i2 % 2 = 0');
 RESET max_parallel_workers_per_gather;
 
 -- heap counts as many rows read
+SELECT pg_stat_force_next_flush();
 BEGIN;
 SET LOCAL max_parallel_workers_per_gather = 0;
 SELECT count(*) = sum((last IS NOT NULL)::int) FROM sealed.scan_t, (SELECT 1 AS last) x;
