@@ -186,6 +186,7 @@ run_wrapped_dek(const uint8 *data, size_t size)
 	memcpy(&was, &row, sizeof(row));
 	fuzz_edit((uint8 *) &row, sizeof(row), data, size);
 	changed = row.id != was.id || row.kind != was.kind ||
+		*(const uint8 *) &row.hide_tids != 0 ||
 		memcmp(row.structure, was.structure, sizeof(row.structure)) != 0 ||
 		memcmp(row.table_key, was.table_key, sizeof(row.table_key)) != 0 ||
 		memcmp(row.wrapped, was.wrapped, sizeof(row.wrapped)) != 0;

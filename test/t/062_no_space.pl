@@ -63,6 +63,8 @@ cmek_config($node, 'autovacuum = off', "cmek.service_key_file = '$small/keys/ser
 system_or_bail('mv', $node->data_dir, "$small/data/pgdata");
 symlink("$small/data/pgdata", $node->data_dir) or BAIL_OUT("no symlink: $!");
 $node->start;
+# before anything is to be written down about keys, which takes the service key
+fill('keys');
 $node->safe_psql('postgres', 'CREATE EXTENSION cmek');
 my $second = $node->basedir . '/second_key';
 new_key_file($second);
@@ -74,15 +76,13 @@ $node->safe_psql('postgres', join('', map { "CREATE TABLE x$_ (id int, v int);" 
 $node->safe_psql('postgres', join('', map { "DROP TABLE x$_;" } (1 .. 39)));
 $node->safe_psql('postgres', 'VACUUM; CHECKPOINT');
 my $create = 'CREATE TABLE t (id int, v int) USING cmek_heap';
-fill('keys');
 fails_with($node, 'KM001', $create, 'no room for the service key');
 ok(wait_for_error($node, 'KM001', $create), 'again');
 like(error_text($node, $create), qr/could not write key file.*No space left on device/, 'and said');
 is(join(' ', files_like("$small/keys", '.')), "$small/keys/filler", 'no part of a key file is left');
 ok(!-e "$small/data/pgdata/cmek_service_key.fingerprint", 'and no fingerprint of a key that is not there');
-make_room('keys');
-
 fill('data');
+make_room('keys');
 fails_with($node, 'KM001', $create, 'no room for the fingerprint');
 like(error_text($node, $create), qr/could not write file.*fingerprint.*No space left on device/, 'and said');
 is(join(' ', files_like("$small/data/pgdata", 'fingerprint')), '', 'no part of a fingerprint is left');

@@ -28,7 +28,7 @@ my @fields = (
 	[ 'table_key', 'relid', 4, '55000' ],
 	[ 'table_key', 'version', 2, '' ],
 	[ 'table_key', 'server', 16, '42704' ],
-	[ 'table_key', 'key_version', 32, 'KM001' ],
+	[ 'table_key', 'key_version', 32, 'XX001' ],
 	[ 'table_key', 'key_id', 4, '' ],
 	[ 'data_key h', 'wrapped', 60, 'XX001' ],
 	[ 'data_key h', 'structure', 16, 'XX001' ],
