@@ -64,8 +64,9 @@ endif
 
 # The server's headers are not ours to warn about, hence -isystem
 PG_CPPFLAGS = -I$(srcdir)/src -isystem $(shell $(PG_CONFIG) --includedir-server) $(CMEK_IPSECMB_CPPFLAGS)
-PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter $(CMEK_WERROR)
-SHLIB_LINK = -lcrypto -lcurl -ljansson $(CMEK_IPSECMB_LIBS)
+# nobody interposes our functions, so they may call each other directly
+PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -fno-semantic-interposition $(CMEK_WERROR)
+SHLIB_LINK = -Wl,-Bsymbolic -lcrypto -lcurl -ljansson $(CMEK_IPSECMB_LIBS)
 
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)

@@ -186,7 +186,7 @@ SELECT id, v FROM sealed.wide WHERE ctid = (SELECT ctid FROM sealed.wide WHERE i
 SELECT id, v FROM sealed.wide WHERE ctid = ANY (ARRAY(SELECT ctid FROM sealed.wide WHERE id IN (8, 9, 10))) ORDER BY id;
 SELECT count(*), count(DISTINCT id) FROM sealed.wide WHERE ctid = '(4000000,1)' OR ctid = '(0,2000)';
 SELECT count(*) = (SELECT count(*) FROM plain.wide) FROM sealed.wide WHERE ctid >= '(0,0)' AND ctid < '(100000,1)';
-SELECT (SELECT sum(i8) FROM sealed.wide WHERE ctid < '(3,1)') + (SELECT sum(i8) FROM sealed.wide WHERE ctid >= '(3,1)')
+SELECT coalesce((SELECT sum(i8) FROM sealed.wide WHERE ctid < '(3,1)'), 0) + (SELECT sum(i8) FROM sealed.wide WHERE ctid >= '(3,1)')
 	 = (SELECT sum(i8) FROM plain.wide) AS split;
 EXPLAIN (COSTS OFF) SELECT id FROM sealed.wide WHERE ctid < '(3,1)';
 SELECT currtid2('sealed.trg', ctid) = ctid FROM sealed.trg WHERE id = 10;

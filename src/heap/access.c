@@ -14,7 +14,7 @@
 #include "heap/internal.h"
 
 /*
- * The ring for reading.  NULL for an unbound table, which never had a row;
+ * The ring for reading, when the cached one will not do.  NULL for an unbound table, which never had a row;
  * ERROR when the key is away.
  *
  * A unique index looks for live duplicates with its leaf page locked: a place
@@ -23,12 +23,8 @@
  * lost lease is not renewed; whoever asked for a column would be refused.
  */
 CmekKeyRing *
-heap_key_for_read(Relation rel)
+heap_key_for_read_slow(Relation rel)
 {
-	CmekRelCache *cache = (CmekRelCache *) rel->rd_amcache;
-
-	if (likely(cache != NULL && cmek_keyring_is_good(cache->ring)))
-		return cache->ring;
 	if (heap_holds_lwlock())
 		return NULL;
 	if (rel->rd_rel->relpersistence != RELPERSISTENCE_TEMP &&

@@ -46,8 +46,19 @@ heap_holds_lwlock(void)
 	return InterruptHoldoffCount > 0;
 }
 
-extern CmekKeyRing *heap_key_for_read(Relation rel);
+extern CmekKeyRing *heap_key_for_read_slow(Relation rel);
 extern CmekKeyRing *heap_key_for_write(Relation rel);
+
+/* The ring for reading; see heap_key_for_read_slow */
+static inline CmekKeyRing *
+heap_key_for_read(Relation rel)
+{
+	CmekRelCache *cache = (CmekRelCache *) rel->rd_amcache;
+
+	if (likely(cache != NULL && cmek_keyring_is_good(cache->ring)))
+		return cache->ring;
+	return heap_key_for_read_slow(rel);
+}
 
 /* ---------- exposure.c ---------- */
 extern void exposure_check_write(Relation rel);
@@ -63,6 +74,7 @@ extern bool row_try_open_into(CmekKeyRing *ring, HeapTuple sealed, char *plain);
 extern HeapTuple row_copy_locked(HeapTuple tuple, Buffer buf);
 extern bool row_try_open_from_buffer(CmekKeyRing *ring, HeapTuple sealed,
 									 Buffer buf, char *plain);
+extern bool row_open_quickly(CmekKeyRing *ring, HeapTuple sealed, char *plain);
 extern void row_open_from_buffer(CmekKeyRing *ring, HeapTuple sealed,
 								 Buffer buf, char *plain);
 extern uint32 row_dek_id(HeapTupleHeader sealed);
@@ -88,7 +100,19 @@ extern const TupleTableSlotOps cmek_slot_ops;
 extern TupleTableSlot *slot_inner(TupleTableSlot *slot);
 extern void slot_take_inner(TupleTableSlot *slot, Relation rel,
 							CmekKeyRing *ring);
+extern void slot_begin_page(TupleTableSlot *slot, HeapScanDesc scan);
+extern bool slot_next_on_page(TupleTableSlot *slot, HeapScanDesc scan,
+							  CmekKeyRing *ring);
 extern void slot_set_columns_unused(TupleTableSlot *slot);
+
+/* ---------- deform.c: columns at fixed offsets ---------- */
+typedef struct FixedColumns FixedColumns;
+
+extern FixedColumns *fixed_columns_create(TupleDesc desc,
+										  MemoryContext context);
+extern bool fixed_columns_deform(const FixedColumns *fixed,
+								 HeapTupleHeader row, int natts,
+								 Datum *values, bool *isnull);
 
 /* ---------- unused.c: plans that read no column ---------- */
 extern void unused_init(void);

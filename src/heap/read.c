@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * read.c
- *	  Reading: every scan and fetch is stock heap's own, into the inner slot.
+ *	  Reading: every scan and fetch is stock heap's own, into the inner slot,
+ *	  but for the rows of a page that a sequential scan has begun.
  *
  * Core finds our routine through the relation of a scan, so scans stay on the
  * real relation and only the slot is swapped.  Each call passes the gate of
@@ -53,21 +54,32 @@ sealed_scan_begin(Relation rel, Snapshot snapshot, int nkeys,
 	return cmek_stock_heap->scan_begin(rel, snapshot, nkeys, key, pscan, flags);
 }
 
+/*
+ * scan_getnextslot.  Stock heap steps from page to page and finds out which
+ * rows of a page are visible; from row to row on it we go ourselves.
+ */
 static bool
 sealed_scan_getnextslot(TableScanDesc scan, ScanDirection direction,
 						TupleTableSlot *slot)
 {
 	CmekKeyRing *ring;
+	bool		by_page;
 
 	if (slot_is_stock(slot))
 		return cmek_stock_heap->scan_getnextslot(scan, direction, slot);
 	ring = heap_key_for_read(scan->rs_rd);
+	by_page = direction == ForwardScanDirection &&
+		(scan->rs_flags & SO_ALLOW_PAGEMODE) != 0;
+	if (by_page && likely(slot_next_on_page(slot, (HeapScanDesc) scan, ring)))
+		return true;
 	if (!cmek_stock_heap->scan_getnextslot(scan, direction, slot_inner(slot)))
 	{
 		ExecClearTuple(slot);
 		return false;
 	}
 	slot_take_inner(slot, scan->rs_rd, ring);
+	if (by_page)
+		slot_begin_page(slot, (HeapScanDesc) scan);
 	return true;
 }
 

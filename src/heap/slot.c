@@ -15,6 +15,8 @@
  */
 #include "postgres.h"
 
+#include "pgstat.h"
+#include "storage/bufmgr.h"
 #include "utils/memutils.h"
 #include "utils/relcache.h"
 
@@ -29,6 +31,11 @@ typedef struct SealedSlot
 	bool		columns_unused; /* copies of pending rows may be empty */
 	char	   *buffer;			/* the unsealed row, in tts_mcxt */
 	Size		bufsize;
+	FixedColumns *fixed;		/* of the descriptor; NULL: not made yet */
+	bool		deformed;		/* tts_nvalid columns are from deform.c */
+	/* columns that were asked for since the page of a scan was begun */
+	int			wanted;
+	int			wanted_before;	/* the same of the page before it */
 } SealedSlot;
 
 /* Growing by this much at least avoids a palloc for each longer row */
@@ -53,6 +60,10 @@ sealed_slot_init(TupleTableSlot *slot)
 	s->columns_unused = false;
 	s->buffer = NULL;
 	s->bufsize = 0;
+	s->fixed = NULL;
+	s->deformed = false;
+	s->wanted = 0;
+	s->wanted_before = 0;
 }
 
 /* The plan reads no column of the copies of this slot's rows (unused.c) */
@@ -71,8 +82,11 @@ sealed_slot_release(TupleTableSlot *slot)
 	pfree(s->inner);
 	if (s->buffer)
 		pfree(s->buffer);
+	if (s->fixed)
+		pfree(s->fixed);
 	s->inner = NULL;
 	s->buffer = NULL;
+	s->fixed = NULL;
 	s->bufsize = 0;
 }
 
@@ -91,6 +105,7 @@ slot_reset_logical(SealedSlot *s)
 	s->base.off = 0;
 	s->base.tuple = NULL;
 	s->pending = false;
+	s->deformed = false;
 }
 
 static void
@@ -122,6 +137,8 @@ slot_take_inner(TupleTableSlot *slot, Relation rel, CmekKeyRing *ring)
 	}
 	slot_reset_logical(s);
 	s->pending = true;
+	s->wanted_before = s->wanted;
+	s->wanted = 0;
 	s->ring = ring;
 	slot->tts_flags &= ~TTS_FLAG_EMPTY;
 	slot->tts_tid = s->inner->tts_tid;
@@ -168,19 +185,12 @@ slot_reserve(SealedSlot *s, Size len)
 	s->bufsize = len + BUFFER_STEP;
 }
 
-/* Unseal the pending row */
-static pg_noinline void
-slot_open(SealedSlot *s)
+/* Our buffer holds the row now, len bytes of it */
+static inline void
+slot_set_opened(SealedSlot *s, Size len)
 {
-	HeapTuple	sealed = ((HeapTupleTableSlot *) s->inner)->tuple;
-	CmekKeyRing *ring = slot_ring(s);
-	Size		len = row_plain_len(ring, sealed);
 	HeapTuple	plain = &s->base.tupdata;
 
-	slot_reserve(s, len);
-	row_open_from_buffer(ring, sealed,
-						 ((BufferHeapTupleTableSlot *) s->inner)->buffer,
-						 s->buffer);
 	plain->t_len = len;
 	plain->t_self = s->base.base.tts_tid;
 	plain->t_tableOid = s->base.base.tts_tableOid;
@@ -188,6 +198,21 @@ slot_open(SealedSlot *s)
 	s->base.tuple = plain;
 	s->base.off = 0;
 	s->pending = false;
+}
+
+/* Unseal the pending row */
+static pg_noinline void
+slot_open(SealedSlot *s)
+{
+	HeapTuple	sealed = ((HeapTupleTableSlot *) s->inner)->tuple;
+	CmekKeyRing *ring = slot_ring(s);
+	Size		len = row_plain_len(ring, sealed);
+
+	slot_reserve(s, len);
+	row_open_from_buffer(ring, sealed,
+						 ((BufferHeapTupleTableSlot *) s->inner)->buffer,
+						 s->buffer);
+	slot_set_opened(s, len);
 }
 
 static inline void
@@ -199,12 +224,157 @@ slot_open_if_pending(TupleTableSlot *slot)
 		slot_open(s);
 }
 
+/*
+ * The first natts columns of an opened row by deform.c, when the descriptor
+ * cannot be exchanged and the row allows it
+ */
+static inline bool
+slot_deform_fixed(SealedSlot *s, int natts)
+{
+	TupleTableSlot *slot = &s->base.base;
+
+	if (unlikely(s->fixed == NULL))
+	{
+		if (!TTS_FIXED(slot))
+			return false;
+		s->fixed = fixed_columns_create(slot->tts_tupleDescriptor,
+										slot->tts_mcxt);
+	}
+	if (!fixed_columns_deform(s->fixed, s->base.tuple->t_data, natts,
+							  slot->tts_values, slot->tts_isnull))
+		return false;
+	slot->tts_nvalid = natts;
+	s->deformed = true;
+	return true;
+}
+
 static void
 sealed_slot_getsomeattrs(TupleTableSlot *slot, int natts)
 {
-	slot_open_if_pending(slot);
+	SealedSlot *s = (SealedSlot *) slot;
+
+	if (s->pending)
+	{
+		slot_open(s);
+		s->wanted = Max(s->wanted, natts);
+		if (slot_deform_fixed(s, natts))
+			return;
+	}
+	/* heap's own way knows its own columns only: begin again */
+	if (s->deformed)
+	{
+		s->wanted = Max(s->wanted, natts);
+		s->deformed = false;
+		s->base.off = 0;
+		slot->tts_nvalid = 0;
+	}
 	TTSOpsHeapTuple.getsomeattrs(slot, natts);
 }
+
+/* ----------
+ * The rows of a page, one after the other
+ * ----------
+ */
+
+/* So many rows ahead a row is fetched from memory, all lines of it */
+#define PREFETCH_ROWS 4
+#define PREFETCH_LINE 64
+#define PREFETCH_LINES_MAX 8
+
+static inline void
+prefetch_row(Page page, OffsetNumber off)
+{
+	ItemId		lp = PageGetItemId(page, off);
+	char	   *at = (char *) PageGetItem(page, lp);
+	char	   *end = at + Min(ItemIdGetLength(lp),
+							   PREFETCH_LINES_MAX * PREFETCH_LINE);
+
+	for (; at < end; at += PREFETCH_LINE)
+		__builtin_prefetch(at);
+	__builtin_prefetch(end - 1);
+}
+
+/* Stock heap has begun a page: fetch its first rows, all at once */
+void
+slot_begin_page(TupleTableSlot *slot, HeapScanDesc scan)
+{
+	int			first = (int) scan->rs_cindex;
+	int			end = Min(first + PREFETCH_ROWS, (int) scan->rs_ntuples);
+
+	if (((SealedSlot *) slot)->wanted_before == 0)
+		return;
+	for (int i = first; i < end; i++)
+		prefetch_row(BufferGetPage(scan->rs_cbuf), scan->rs_vistuples[i]);
+}
+
+/*
+ * Unseal the row of a query that has asked for the row before it, and deform
+ * what was asked for then.  When that needs more than a key at hand, or cannot
+ * be done, the row stays pending: an error is for those who ask.
+ */
+static inline void
+slot_open_ahead(SealedSlot *s, HeapTuple sealed)
+{
+	Size		len = sealed->t_len - CMEK_ROW_OVERHEAD;
+
+	if (unlikely(len > s->bufsize || len < SizeofHeapTupleHeader) ||
+		unlikely(!row_open_quickly(s->ring, sealed, s->buffer)))
+		return;
+	slot_set_opened(s, len);
+	if (!slot_deform_fixed(s, s->wanted))
+		TTSOpsHeapTuple.getsomeattrs(&s->base.base, s->wanted);
+}
+
+/*
+ * Step to the next visible row of the page that stock heap has handed this
+ * slot a row of; false when it is not that page any more, or its last row.
+ * The scan is left as stock heap would leave it, which takes over at any row.
+ */
+bool
+slot_next_on_page(TupleTableSlot *slot, HeapScanDesc scan, CmekKeyRing *ring)
+{
+	SealedSlot *s = (SealedSlot *) slot;
+	BufferHeapTupleTableSlot *inner = (BufferHeapTupleTableSlot *) s->inner;
+	HeapTuple	tuple = &scan->rs_ctup;
+	int			next = (int) scan->rs_cindex + 1;
+	int			last = (int) scan->rs_ntuples - 1;
+	OffsetNumber off;
+	Page		page;
+	ItemId		lp;
+
+	if (inner->base.tuple != tuple || inner->buffer != scan->rs_cbuf ||
+		next > last || ring == NULL)
+		return false;
+
+	page = BufferGetPage(scan->rs_cbuf);
+	off = scan->rs_vistuples[next];
+	lp = PageGetItemId(page, off);
+	tuple->t_data = (HeapTupleHeader) PageGetItem(page, lp);
+	tuple->t_len = ItemIdGetLength(lp);
+	ItemPointerSetOffsetNumber(&tuple->t_self, off);
+	scan->rs_cindex = next;
+	pgstat_count_heap_getnext(scan->rs_base.rs_rd);
+
+	slot_reset_logical(s);
+	s->pending = true;
+	s->ring = ring;
+	slot->tts_flags &= ~TTS_FLAG_EMPTY;
+	s->inner->tts_tid = tuple->t_self;
+	slot->tts_tid = tuple->t_self;
+	slot->tts_tableOid = tuple->t_tableOid;
+	if (s->wanted > 0)
+	{
+		if (next + PREFETCH_ROWS <= last)
+			prefetch_row(page, scan->rs_vistuples[next + PREFETCH_ROWS]);
+		slot_open_ahead(s, tuple);
+	}
+	return true;
+}
+
+/* ----------
+ * The other callbacks
+ * ----------
+ */
 
 /* System columns are those of the sealed row as long as we hold it */
 static Datum

@@ -22,6 +22,7 @@
 #include "utils/rel.h"
 
 #include "crypto/crypto.h"
+#include "format.h"
 #include "kms/kms.h"
 
 /* SQLSTATE of everything that fails because a key is away */
@@ -44,10 +45,11 @@ typedef enum CmekStructureKind
 /* One data key, opened */
 typedef struct CmekDek
 {
+	/* these two lie as in CmekRowAad, so that no row needs a copy of them */
 	uint32		id;				/* 0: the backend's key of temporary tables */
+	uint8		structure[CMEK_UUID_LEN];
 	CmekStructureKind kind;
 	bool		current;		/* new values are sealed with it */
-	uint8		structure[CMEK_UUID_LEN];
 	CmekAead   *aead;
 	/* of an index only */
 	Oid			index;			/* InvalidOid: all temporary ones */
@@ -56,6 +58,10 @@ typedef struct CmekDek
 	int64		seals_left;		/* of what this backend has reserved */
 	int64		seals_step;		/* what it reserved last */
 } CmekDek;
+
+StaticAssertDecl(offsetof(CmekDek, id) == 0 &&
+				 offsetof(CmekDek, structure) == offsetof(CmekRowAad, structure),
+				 "a data key begins with the associated data of its rows");
 
 typedef struct CmekKeyRing
 {
