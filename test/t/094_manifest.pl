@@ -167,6 +167,8 @@ is($node->safe_psql('postgres', 'SELECT * FROM t ORDER BY id'), $rows, 'restored
 # sequences have numbers of their own in the catalogs, grants an order
 my $after = description('public.t');
 s/^(t_\w+_seq\|)\d+\|/$1/mg for $before, $after;
+# b-trees of a sealed table are sealed by themselves
+s/USING cmek_btree/USING btree/g for $before, $after;
 is($after, $before, 'restored in its place: every property');
 is($node->safe_psql('postgres', "INSERT INTO t (name, other_id) VALUES ('next', 1) RETURNING id, serial_no, twice, new_int"), "161|53|2|43", 'sequences, defaults and generated columns go on');
 fails_with($node, '23505', "INSERT INTO t (id, name) OVERRIDING SYSTEM VALUE VALUES (5, 'x')", 'the primary key holds');
