@@ -243,11 +243,20 @@ fault('no mount', 'NoMount', kind => 'status', status => 404,
 $node->restart;
 $vault->tell('fault', path => 'decrypt', kind => 'status', status => 500, times => 2);
 is(sqlstate($node, 'SELECT count(*) FROM t'), '', '5xx, 5xx, then OK: within one statement');
-$node->restart;
-$vault->tell('fault', path => 'decrypt', kind => 'status', status => 429, headers => { 'Retry-After' => '1' });
-my $began = time();
-is(sqlstate($node, 'SELECT count(*) FROM t'), '', '429 with Retry-After, then OK');
-cmp_ok(time() - $began, '>', 0.9, '... after the time asked for');
+my ($state, $took);
+# a proof of the server's own may meet the fault instead: then once more
+for (1 .. 5)
+{
+	$node->restart;
+	$vault->tell('fault', path => 'decrypt', kind => 'status', status => 429, headers => { 'Retry-After' => '1' });
+	my $began = time();
+	$state = sqlstate($node, 'SELECT count(*) FROM t');
+	$took = time() - $began;
+	last if $took > 0.9;
+	$vault->tell('clear');
+}
+is($state, '', '429 with Retry-After, then OK');
+cmp_ok($took, '>', 0.9, '... after the time asked for');
 
 sql("ALTER SERVER p OPTIONS (SET url 'http://127.0.0.1:@{[dead_port()]}')");
 is(sqlstate($node, "CREATE TABLE x (a int) USING cmek_heap WITH (cmek.key = 'p')"), 'KM001', 'connection refused');
