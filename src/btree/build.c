@@ -65,7 +65,7 @@ bt_options(Datum reloptions, bool validate)
 }
 
 /* Shall the TIDs of an index that is built be hidden? */
-bool
+static bool
 bt_hides_tids(Relation index)
 {
 	BtSealedOptions *options = (BtSealedOptions *) index->rd_options;
@@ -240,9 +240,9 @@ read_index(Oid indexid, FormData_pg_class *form)
 	return found;
 }
 
-/* The table of an index, in the same way */
-static Oid
-read_index_table(Oid indexid)
+/* See btree.h. */
+Oid
+cmek_index_table(Oid indexid)
 {
 	Relation	rel = table_open(IndexRelationId, AccessShareLock);
 	ScanKeyData key;
@@ -277,12 +277,12 @@ access_hook(ObjectAccessType access, Oid classid, Oid objectid, int subid,
 		form.relpersistence == RELPERSISTENCE_TEMP)
 		return;
 	if (access == OAT_DROP)
-		cmek_index_key_dropped(read_index_table(objectid), objectid,
+		cmek_index_key_dropped(cmek_index_table(objectid), objectid,
 							   form.relfilenode,
 							   (((ObjectAccessDrop *) arg)->dropflags &
 								PERFORM_DELETION_CONCURRENTLY) != 0);
 	else
-		cmek_index_key_made(read_index_table(objectid), objectid,
+		cmek_index_key_made(cmek_index_table(objectid), objectid,
 							form.relfilenode);
 }
 

@@ -161,7 +161,7 @@ bt_compare_in(BtColumn *column, Datum a, Datum b)
 }
 
 /* Compare whatever nbtree has */
-int32
+static int32
 bt_compare(FmgrInfo *flinfo, Datum a, Datum b)
 {
 	Side		left;

@@ -129,7 +129,7 @@ datum_aad(CmekIndexAad *aad, const CmekDek *dek, const BtColumn *column)
  * Seal a stored form, palloc'd.  Long ones fail here as they would in
  * index_form_tuple: it has 13 bits for the length of a tuple.
  */
-Datum
+static Datum
 bt_seal(BtColumn *column, CmekDek *dek, Datum stored, Size len)
 {
 	Size		payload = len + CMEK_AEAD_OVERHEAD;

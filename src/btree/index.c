@@ -363,7 +363,7 @@ bt_enter_keyless(Relation real)
 }
 
 /* Fail because an index has no data key */
-void
+static void
 bt_report_no_key(BtIndex *index)
 {
 	const char *name = get_rel_name(index->relid);

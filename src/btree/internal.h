@@ -122,7 +122,6 @@ extern BtIndex *bt_enter_keyless(Relation real);
 extern BtIndex *bt_enter(Relation real);
 extern bool bt_planner_may_enter(Relation real);
 extern CmekDek *bt_dek(BtIndex *index);
-extern void bt_report_no_key(BtIndex *index);
 extern void bt_index_init(void);
 
 /* ---------- column.c: the real types ---------- */
@@ -156,7 +155,6 @@ extern const uint8 *bt_cookie(void);
 extern Datum bt_plain_argument(BtColumn *column, Datum value, Oid type);
 extern bool bt_read_plain(Datum datum, BtPlain *plain);
 extern Datum bt_stored_form(BtColumn *column, Datum value, Size *len);
-extern Datum bt_seal(BtColumn *column, CmekDek *dek, Datum stored, Size len);
 extern bool bt_try_open(BtColumn *column, Datum sealed, char *room, Size size,
 						Datum *value);
 extern Datum bt_open(BtColumn *column, Datum sealed, BtBuffer *buffer,
@@ -166,7 +164,6 @@ extern void bt_seal_values(BtActivity *activity, Datum *values, bool *isnull,
 						   Datum *plain, Datum *sealed);
 
 /* ---------- compare.c, sort.c: what nbtree calls ---------- */
-extern int32 bt_compare(FmgrInfo *flinfo, Datum a, Datum b);
 extern int32 bt_compare_in(BtColumn *column, Datum a, Datum b);
 
 /* ---------- scankey.c ---------- */
@@ -199,7 +196,6 @@ extern bool bt_insert(Relation index, Datum *values, bool *isnull,
 extern IndexBuildResult *bt_build(Relation heap, Relation index,
 								  struct IndexInfo *info);
 extern void bt_buildempty(Relation index);
-extern bool bt_hides_tids(Relation index);
 extern bytea *bt_options(Datum reloptions, bool validate);
 extern void bt_build_init(void);
 extern IndexBulkDeleteResult *bt_bulkdelete(IndexVacuumInfo *info,

@@ -41,6 +41,7 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
+#include "btree/btree.h"
 #include "compat.h"
 #include "ddl/statement.h"
 
@@ -52,28 +53,6 @@ typedef struct CmekIndexOptions
 	NameData	name;
 	List	   *options;		/* of DefElem */
 } CmekIndexOptions;
-
-/* The table of an index whose pg_index row is not visible yet */
-static Oid
-index_table(Oid indexid)
-{
-	Relation	pg_index = table_open(IndexRelationId, AccessShareLock);
-	SysScanDesc scan;
-	ScanKeyData key;
-	HeapTuple	tuple;
-	Oid			table = InvalidOid;
-
-	ScanKeyInit(&key, Anum_pg_index_indexrelid, BTEqualStrategyNumber,
-				F_OIDEQ, ObjectIdGetDatum(indexid));
-	scan = systable_beginscan(pg_index, IndexRelidIndexId, true,
-							  SnapshotSelf, 1, &key);
-	tuple = systable_getnext(scan);
-	if (HeapTupleIsValid(tuple))
-		table = ((Form_pg_index) GETSTRUCT(tuple))->indrelid;
-	systable_endscan(scan);
-	table_close(pg_index, AccessShareLock);
-	return table;
-}
 
 /*
  * Set the method of an index in the catalog, with other reloptions.  Caller
@@ -342,7 +321,7 @@ cmek_index_made(Oid indexid, bool internal)
 	CmekClass	table;
 	bool		btree;
 
-	if (!cmek_class_get(index_table(indexid), &table) ||
+	if (!cmek_class_get(cmek_index_table(indexid), &table) ||
 		!cmek_class_get_new(indexid, &index) ||
 		!OidIsValid(cmek_sealed_index_method()))
 		return;

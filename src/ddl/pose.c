@@ -210,8 +210,8 @@ cmek_pose_index(Oid indexid, LOCKMODE lockmode)
 }
 
 /* Let all sealed indexes of a table join, which the caller has locked */
-void
-cmek_pose_table(Oid relid, LOCKMODE lockmode)
+static void
+pose_table(Oid relid, LOCKMODE lockmode)
 {
 	Relation	rel = RelationIdGetRelation(relid);
 	ListCell   *lc;
@@ -238,7 +238,7 @@ pose_tables(List *relids, LOCKMODE lockmode)
 			!cmek_class_is_sealed(&cls))
 			continue;
 		LockRelationOid(relid, lockmode);
-		cmek_pose_table(relid, lockmode);
+		pose_table(relid, lockmode);
 	}
 }
 

@@ -154,7 +154,6 @@ extern void cmek_pose_interrupt(CmekPose *pose);
 extern void cmek_pose_leave(Oid indexid);
 extern void cmek_pose_end(CmekPose *pose, bool failed);
 extern void cmek_pose_index(Oid indexid, LOCKMODE lockmode);
-extern void cmek_pose_table(Oid relid, LOCKMODE lockmode);
 extern void cmek_pose_partitions(Oid relid, LOCKMODE lockmode);
 extern void cmek_pose_tree(Oid relid, LOCKMODE lockmode);
 extern void cmek_pose_init(void);

@@ -588,7 +588,7 @@ cmek_board_finish(int i, CmekKmsAnswer *answer, TimestampTz started)
 	fill_reply(slot, answer);
 	strlcpy(name, slot->what.server_name, sizeof(name));
 	database = slot->what.database;
-	derived = cmek_blob_is_derivation(slot->what.blob, slot->what.blob_len);
+	derived = cmek_kms_is_derivation(slot->what.blob, slot->what.blob_len);
 	slot->state = SLOT_DONE;
 	if (slot->waiters == 0)
 		free_slot(slot);

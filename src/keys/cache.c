@@ -470,7 +470,7 @@ cmek_cache_count_tables(void)
 	LWLockAcquire(cmek_lock(CMEK_LOCK_CACHE), LW_SHARED);
 	for (int i = 0; i < cache->nslots; i++)
 		if (slots[i].used &&
-			!cmek_blob_is_derivation(blobs[i].data, blobs[i].len))
+			!cmek_kms_is_derivation(blobs[i].data, blobs[i].len))
 			n++;
 	LWLockRelease(cmek_lock(CMEK_LOCK_CACHE));
 	return n;

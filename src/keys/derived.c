@@ -31,14 +31,6 @@ derived_uuid(const char *label, uint8 *uuid)
 	uuid[8] = (uuid[8] & 0x3F) | 0x80;
 }
 
-/* See internal.h. */
-bool
-cmek_blob_is_derivation(const uint8 *blob, uint32 len)
-{
-	return len > strlen(CMEK_DERIVE_PREFIX) &&
-		memcmp(blob, CMEK_DERIVE_PREFIX, strlen(CMEK_DERIVE_PREFIX)) == 0;
-}
-
 /* A request for a derived key. */
 static CmekKeyRequest *
 new_derive(Oid server, const char *label)

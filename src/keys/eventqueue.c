@@ -238,8 +238,8 @@ cmek_eventqueue_stall(bool stalled)
 }
 
 /* How many events wait? */
-int
-cmek_eventqueue_count(void)
+static int
+count_events(void)
 {
 	int			n;
 
@@ -254,7 +254,7 @@ Datum
 cmek_events_waiting(PG_FUNCTION_ARGS)
 {
 	cmek_require_preload();
-	PG_RETURN_INT32(cmek_eventqueue_count());
+	PG_RETURN_INT32(count_events());
 }
 
 /* The keeper is there, or gone (NULL). */
@@ -263,15 +263,5 @@ cmek_eventqueue_attach(Latch *latch)
 {
 	lock_queue(LW_EXCLUSIVE);
 	queue->keeper = latch;
-	unlock_queue();
-}
-
-/* Have the keeper look at what there is to do. */
-void
-cmek_eventqueue_wake(void)
-{
-	lock_queue(LW_SHARED);
-	if (queue->keeper != NULL)
-		SetLatch(queue->keeper);
 	unlock_queue();
 }

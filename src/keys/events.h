@@ -111,10 +111,8 @@ extern void cmek_eventqueue_release(Oid database, uint64 upto);
 extern void cmek_eventqueue_told(Oid database, uint64 upto);
 /* Nobody writes events for the moment: do not wait for room */
 extern void cmek_eventqueue_stall(bool stalled);
-extern int	cmek_eventqueue_count(void);
 /* Whom to wake when there is something to do */
 extern void cmek_eventqueue_attach(Latch *latch);
-extern void cmek_eventqueue_wake(void);
 
 /* ----------
  * What a visitor of a database tells the keeper (visits.c)

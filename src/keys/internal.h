@@ -434,9 +434,6 @@ extern Size cmek_visits_shmem_size(void);
 extern void cmek_visits_shmem_init(void);
 extern void cmek_visits_run(TimestampTz now);
 
-/* derived.c: is it a derived key that is asked for, in the place of a blob? */
-extern bool cmek_blob_is_derivation(const uint8 *blob, uint32 len);
-
 /* stop.c */
 extern void cmek_stop_init(void);
 

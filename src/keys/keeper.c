@@ -42,18 +42,30 @@ PGDLLEXPORT void cmek_keeper_main(Datum arg);
 void
 cmek_keeper_register(void)
 {
-	BackgroundWorker worker = {0};
+	BackgroundWorker worker;
 
-	strlcpy(worker.bgw_name, "cmek keeper", BGW_MAXLEN);
-	strlcpy(worker.bgw_type, "cmek keeper", BGW_MAXLEN);
-	strlcpy(worker.bgw_library_name, "cmek", sizeof(worker.bgw_library_name));
-	strlcpy(worker.bgw_function_name, "cmek_keeper_main", BGW_MAXLEN);
-	/* of no database: it reads the list of databases, and nothing else */
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS |
-		BGWORKER_BACKEND_DATABASE_CONNECTION;
+	/* connected to no database: it reads the list of them, and nothing else */
+	cmek_bgworker_fill(&worker, "cmek keeper", "cmek_keeper_main", true);
 	worker.bgw_start_time = BgWorkerStart_ConsistentState;
 	worker.bgw_restart_time = 5;
 	RegisterBackgroundWorker(&worker);
+}
+
+/* See keys.h. */
+void
+cmek_bgworker_fill(BackgroundWorker *worker, const char *type,
+				   const char *main, bool connects)
+{
+	memset(worker, 0, sizeof(*worker));
+	strlcpy(worker->bgw_name, type, BGW_MAXLEN);
+	strlcpy(worker->bgw_type, type, BGW_MAXLEN);
+	strlcpy(worker->bgw_library_name, "cmek", sizeof(worker->bgw_library_name));
+	strlcpy(worker->bgw_function_name, main, BGW_MAXLEN);
+	worker->bgw_flags = BGWORKER_SHMEM_ACCESS;
+	if (connects)
+		worker->bgw_flags |= BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker->bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker->bgw_restart_time = BGW_NEVER_RESTART;
 }
 
 /* Ask for the proofs that are due. */

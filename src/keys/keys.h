@@ -319,6 +319,16 @@ extern bool cmek_is_preloaded(void);
 /* ERROR that says what to set when it is not */
 extern void cmek_require_preload(void);
 
+/*
+ * keeper.c: a worker of ours, named as its type, that begins when recovery has
+ * finished and is not started again; the caller changes what is different.  It
+ * may connect to a database when "connects".
+ */
+struct BackgroundWorker;
+extern void cmek_bgworker_fill(struct BackgroundWorker *worker,
+							   const char *type, const char *main,
+							   bool connects);
+
 /* Settings, hooks for shared memory, workers; called once by _PG_init */
 extern void cmek_keys_init(void);
 

@@ -155,20 +155,14 @@ cmek_keys_retire(Oid relid, List *dek_ids)
 bool
 cmek_renew_start(CmekRenewal what, Oid relid, uint32 dek_id, bool wait)
 {
-	BackgroundWorker worker = {0};
+	BackgroundWorker worker;
 	BackgroundWorkerHandle *handle;
 	CmekRenewRequest request = {what, relid, dek_id};
 	int			attempts = 0;
 
+	cmek_bgworker_fill(&worker, "cmek renewal", "cmek_renew_main", true);
 	snprintf(worker.bgw_name, BGW_MAXLEN, "cmek %s of table %u",
 			 what == CMEK_RENEW_ROTATE ? "key rotation" : "reseal", relid);
-	strlcpy(worker.bgw_type, "cmek renewal", BGW_MAXLEN);
-	strlcpy(worker.bgw_library_name, "cmek", sizeof(worker.bgw_library_name));
-	strlcpy(worker.bgw_function_name, "cmek_renew_main", BGW_MAXLEN);
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS |
-		BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = BGW_NEVER_RESTART;
 	worker.bgw_main_arg = ObjectIdGetDatum(MyDatabaseId);
 	worker.bgw_notify_pid = wait ? MyProcPid : 0;
 	memcpy(worker.bgw_extra, &request, sizeof(request));

@@ -16,9 +16,6 @@
 #include "compat.h"
 #include "keys/internal.h"
 
-/* The server that stands for the service key, made with the extension */
-#define SERVICE_KEY_SERVER "cmek_service_key"
-
 /* A request to seal a secret for a server. */
 static CmekKeyRequest *
 new_seal(Oid serverid, const char *option, const char *secret)
@@ -30,7 +27,7 @@ new_seal(Oid serverid, const char *option, const char *secret)
 	cmek_random_uuid(what->uuid);
 	cmek_server_fill(what, serverid);
 	/* so that a lost service key is not taken for one that never was */
-	cmek_catalog_server_version(SERVICE_KEY_SERVER, what->version);
+	cmek_catalog_server_version(CMEK_SERVICE_KEY_SERVER, what->version);
 	strlcpy(what->option, option, sizeof(what->option));
 	what->blob_len = strlen(secret);
 	memcpy(what->blob, secret, what->blob_len);

@@ -210,17 +210,10 @@ static void
 send_visitor(VisitedDatabase *db, TimestampTz now)
 {
 	static const CmekVisitReport none = {InvalidOid, false, false, 0};
-	BackgroundWorker worker = {0};
+	BackgroundWorker worker;
 	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
 
-	strlcpy(worker.bgw_name, "cmek visitor", BGW_MAXLEN);
-	strlcpy(worker.bgw_type, "cmek visitor", BGW_MAXLEN);
-	strlcpy(worker.bgw_library_name, "cmek", sizeof(worker.bgw_library_name));
-	strlcpy(worker.bgw_function_name, "cmek_visit_main", BGW_MAXLEN);
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS |
-		BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = BGW_NEVER_RESTART;
+	cmek_bgworker_fill(&worker, "cmek visitor", "cmek_visit_main", true);
 	worker.bgw_main_arg = ObjectIdGetDatum(db->database);
 	worker.bgw_notify_pid = MyProcPid;
 	cmek_visit_report(&none);

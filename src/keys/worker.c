@@ -30,13 +30,11 @@ cmek_workers_register(void)
 {
 	for (int i = 0; i < cmek_kms_workers; i++)
 	{
-		BackgroundWorker worker = {0};
+		BackgroundWorker worker;
 
+		cmek_bgworker_fill(&worker, "cmek KMS worker", "cmek_worker_main",
+						   false);
 		snprintf(worker.bgw_name, BGW_MAXLEN, "cmek KMS worker %d", i + 1);
-		strlcpy(worker.bgw_type, "cmek KMS worker", BGW_MAXLEN);
-		strlcpy(worker.bgw_library_name, "cmek", sizeof(worker.bgw_library_name));
-		strlcpy(worker.bgw_function_name, "cmek_worker_main", BGW_MAXLEN);
-		worker.bgw_flags = BGWORKER_SHMEM_ACCESS;
 		worker.bgw_start_time = BgWorkerStart_ConsistentState;
 		worker.bgw_restart_time = 5;
 		worker.bgw_main_arg = Int32GetDatum(i);
@@ -52,7 +50,7 @@ dispatch(const CmekKmsProvider *provider, const CmekKeyRequest *what,
 	switch (what->op)
 	{
 		case CMEK_OP_GENERATE:
-			provider->generate(req, answer);
+			cmek_kms_generate(provider, req, answer);
 			break;
 		case CMEK_OP_UNWRAP:
 			provider->unwrap(req, answer);

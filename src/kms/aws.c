@@ -39,8 +39,7 @@ static CmekAwsAnswer *
 run(const CmekKmsRequest *req, CmekAwsOperation op, CmekKmsAnswer *answer)
 {
 	CmekAwsCall *call = palloc(sizeof(CmekAwsCall));
-	CmekAwsAnswer *result = cmek_secret_alloc_in(CurrentMemoryContext,
-												 sizeof(CmekAwsAnswer));
+	CmekAwsAnswer *result = cmek_kms_new_secret(sizeof(CmekAwsAnswer));
 
 	if (!cmek_aws_begin(call, req, answer) ||
 		!cmek_aws_run(call, op, result, answer))

@@ -21,6 +21,7 @@
 
 #include "crypto/crypto.h"
 #include "kms/aws.h"
+#include "kms/internal.h"
 #include "kms/text.h"
 
 #define CLOCK_GOOD_FOR_MS 3600000
@@ -292,10 +293,8 @@ cmek_aws_begin(CmekAwsCall *call, const CmekKmsRequest *req,
 	if (!settle_external_id(call, answer) || !settle_endpoints(call, answer))
 		return false;
 	cmek_json_protect();
-	call->credentials = cmek_secret_alloc_in(CurrentMemoryContext,
-											 sizeof(CmekAwsCredentials));
-	call->request = cmek_secret_alloc_in(CurrentMemoryContext,
-										 sizeof(CmekAwsRequest));
+	call->credentials = cmek_kms_new_secret(sizeof(CmekAwsCredentials));
+	call->request = cmek_kms_new_secret(sizeof(CmekAwsRequest));
 	return true;
 }
 

@@ -12,6 +12,7 @@
 
 #include "crypto/crypto.h"
 #include "kms/aws.h"
+#include "kms/internal.h"
 #include "kms/text.h"
 
 #define IMDS_URL "http://169.254.169.254"
@@ -20,13 +21,6 @@
 #define TIMEOUT_MS 2000			/* they are one hop away */
 #define MAX_ADDRESS 1024
 #define MAX_HEADER 4096
-
-/* An area for a header that is secret. */
-static char *
-secret_header(void)
-{
-	return cmek_secret_alloc_in(CurrentMemoryContext, MAX_HEADER);
-}
 
 /* Send a request to a metadata service; true when its status is 200. */
 static bool
@@ -77,7 +71,7 @@ imds_token(CmekAwsCall *call, const char *base, CmekKmsAnswer *answer)
 {
 	CmekHttpAnswer http;
 	char		url[MAX_ADDRESS];
-	char	   *header = secret_header();
+	char	   *header = cmek_kms_new_secret(MAX_HEADER);
 	CmekText	text;
 
 	snprintf(url, sizeof(url), "%s/latest/api/token", base);
@@ -155,7 +149,7 @@ container_header(bool *ok, CmekKmsAnswer *answer)
 {
 	const char *file = getenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE");
 	const char *token = getenv("AWS_CONTAINER_AUTHORIZATION_TOKEN");
-	char	   *header = secret_header();
+	char	   *header = cmek_kms_new_secret(MAX_HEADER);
 	CmekText	text;
 
 	*ok = true;

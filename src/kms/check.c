@@ -116,7 +116,7 @@ run_step(const CmekKmsProvider *provider, const CmekKmsRequest *req,
 			provider->describe(req, answer);
 			break;
 		case CMEK_STEP_GENERATE:
-			provider->generate(req, answer);
+			cmek_kms_generate(provider, req, answer);
 			break;
 		case CMEK_STEP_ENCRYPT:
 			check_encrypt(provider, req, answer);

@@ -248,20 +248,7 @@ seal_blob(const CmekKmsRequest *req, const FileKey *file, const uint8 *key,
 	answer->blob_len = CMEK_WRAPPED_DEK_LEN;
 }
 
-/* A new table key; the service key itself is made here when it is the first. */
-static void
-file_generate(const CmekKmsRequest *req, CmekKmsAnswer *answer)
-{
-	FileKey    *file = new_file_key();
-
-	if (!open_key(req, true, file, answer))
-		return;
-	cmek_random(answer->key, CMEK_KEY_LEN);
-	seal_blob(req, file, answer->key, answer);
-	describe_key(req, file, answer);
-}
-
-/* Wrap a given table key. */
+/* Wrap a table key; the service key itself is made here when it is the first. */
 static void
 file_wrap(const CmekKmsRequest *req, CmekKmsAnswer *answer)
 {
@@ -273,14 +260,12 @@ file_wrap(const CmekKmsRequest *req, CmekKmsAnswer *answer)
 	describe_key(req, file, answer);
 }
 
-/* Is a key wanted that is derived from the service key? */
-static bool
-is_derivation(const CmekKmsRequest *req)
+/* See kms.h. */
+bool
+cmek_kms_is_derivation(const uint8 *blob, uint32 len)
 {
-	return req->blob_len > strlen(CMEK_DERIVE_PREFIX) &&
-		req->blob_len != CMEK_WRAPPED_DEK_LEN &&
-		memcmp(req->blob, CMEK_DERIVE_PREFIX, strlen(CMEK_DERIVE_PREFIX)) == 0 &&
-		source_of(req->config).service;
+	return len > strlen(CMEK_DERIVE_PREFIX) && len != CMEK_WRAPPED_DEK_LEN &&
+		memcmp(blob, CMEK_DERIVE_PREFIX, strlen(CMEK_DERIVE_PREFIX)) == 0;
 }
 
 /* Derive it: the service key may be made for this, too. */
@@ -375,7 +360,8 @@ unwrap_blob(const CmekKmsRequest *req, CmekKmsAnswer *answer)
 static void
 file_unwrap(const CmekKmsRequest *req, CmekKmsAnswer *answer)
 {
-	if (is_derivation(req))
+	if (cmek_kms_is_derivation(req->blob, req->blob_len) &&
+		source_of(req->config).service)
 		file_derive(req, answer);
 	else
 		unwrap_blob(req, answer);
@@ -423,7 +409,6 @@ static const CmekKmsStep file_steps[] = {
 const CmekKmsProvider cmek_file_provider = {
 	.wrapper = "cmek_file",
 	.options = file_options,
-	.generate = file_generate,
 	.wrap = file_wrap,
 	.unwrap = file_unwrap,
 	.probe = file_describe,

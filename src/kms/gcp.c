@@ -52,23 +52,6 @@ typedef struct GcpOperation
 	bool		fresh;			/* given out within this attempt */
 } GcpOperation;
 
-/* Secret memory of the call */
-static void *
-new_secret(Size size)
-{
-	return cmek_secret_alloc_in(CurrentMemoryContext, size);
-}
-
-/* A text under construction in secret memory of the call */
-static CmekText
-new_text(Size size)
-{
-	CmekText	text;
-
-	cmek_text_init(&text, new_secret(size), size);
-	return text;
-}
-
 /* Has a configuration credentials of its own? */
 static bool
 has_own_credentials(const CmekKmsConfig *config)
@@ -114,8 +97,8 @@ gcp_send(const CmekKmsRequest *req, const CmekText *url, const char *token,
 		 const char *type, const char *body, CmekHttpAnswer *got,
 		 CmekKmsAnswer *answer)
 {
-	CmekText	authorization = new_text(CMEK_GCP_MAX_TOKEN + 64);
-	CmekText	content = new_text(128);
+	CmekText	authorization = cmek_kms_new_text(CMEK_GCP_MAX_TOKEN + 64);
+	CmekText	content = cmek_kms_new_text(128);
 	CmekHttpRequest http = {0};
 
 	if (url->overflow)
@@ -185,7 +168,7 @@ static char *
 sign_assertion(const CmekGcpAccount *account, const char *scope,
 			   CmekKmsAnswer *answer)
 {
-	CmekText	jwt = new_text(MAX_BODY);
+	CmekText	jwt = cmek_kms_new_text(MAX_BODY);
 	uint8	   *signature = palloc(CMEK_MAX_SIGNATURE);
 	int64		now = GetCurrentTimestamp() / USECS_PER_SEC +
 		(POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY;
@@ -214,9 +197,9 @@ token_by_account(const CmekKmsRequest *req, const char *path,
 				 const char *scope, CmekGcpToken *token,
 				 CmekKmsAnswer *answer)
 {
-	CmekGcpAccount *account = new_secret(sizeof(CmekGcpAccount));
-	CmekText	url = new_text(MAX_URL);
-	CmekText	body = new_text(2 * MAX_BODY);
+	CmekGcpAccount *account = cmek_kms_new_secret(sizeof(CmekGcpAccount));
+	CmekText	url = cmek_kms_new_text(MAX_URL);
+	CmekText	body = cmek_kms_new_text(2 * MAX_BODY);
 	CmekHttpAnswer http;
 	char	   *jwt;
 
@@ -238,7 +221,7 @@ token_by_metadata(const CmekKmsRequest *req, CmekGcpToken *token,
 				  CmekKmsAnswer *answer)
 {
 	const char *host = getenv("GCE_METADATA_HOST");
-	CmekText	url = new_text(MAX_URL);
+	CmekText	url = cmek_kms_new_text(MAX_URL);
 	CmekHttpRequest request = {0};
 	CmekHttpAnswer http;
 	char		flavor[32];
@@ -286,9 +269,9 @@ impersonated_token(const GcpOperation *op, CmekGcpToken *token,
 				   CmekKmsAnswer *answer)
 {
 	const CmekKmsConfig *config = op->req->config;
-	CmekGcpToken *own = new_secret(sizeof(CmekGcpToken));
-	CmekText	url = new_text(MAX_URL);
-	CmekText	body = new_text(MAX_BODY);
+	CmekGcpToken *own = cmek_kms_new_secret(sizeof(CmekGcpToken));
+	CmekText	url = cmek_kms_new_text(MAX_URL);
+	CmekText	body = cmek_kms_new_text(MAX_BODY);
 	CmekHttpAnswer http;
 
 	if (!own_token(op, CMEK_GCP_SCOPE_ALL, own, answer))
@@ -380,7 +363,7 @@ static int
 attempt(void *arg, CmekKmsAnswer *answer)
 {
 	GcpOperation *op = arg;
-	CmekText	url = new_text(MAX_URL);
+	CmekText	url = cmek_kms_new_text(MAX_URL);
 	CmekHttpAnswer http;
 
 	op->fresh = false;
@@ -406,7 +389,7 @@ new_operation(const CmekKmsRequest *req)
 
 	cmek_json_protect();
 	op->req = req;
-	op->token = new_secret(sizeof(CmekGcpToken));
+	op->token = cmek_kms_new_secret(sizeof(CmekGcpToken));
 	return op;
 }
 
@@ -424,34 +407,19 @@ run(const CmekKmsRequest *req, CmekGcpCall call, const char *body,
 
 /* Wrap a table key. */
 static void
-wrap_key(const CmekKmsRequest *req, const uint8 *key, CmekKmsAnswer *answer)
-{
-	CmekText	body = new_text(MAX_BODY);
-
-	cmek_gcp_encrypt_body(req->uuid, key, &body);
-	run(req, CMEK_GCP_ENCRYPT, body.data, answer);
-}
-
-/* A new table key, made here and encrypted there. */
-static void
-gcp_generate(const CmekKmsRequest *req, CmekKmsAnswer *answer)
-{
-	cmek_random(answer->key, CMEK_KEY_LEN);
-	wrap_key(req, answer->key, answer);
-}
-
-/* Wrap a given table key. */
-static void
 gcp_wrap(const CmekKmsRequest *req, CmekKmsAnswer *answer)
 {
-	wrap_key(req, req->key, answer);
+	CmekText	body = cmek_kms_new_text(MAX_BODY);
+
+	cmek_gcp_encrypt_body(req->uuid, req->key, &body);
+	run(req, CMEK_GCP_ENCRYPT, body.data, answer);
 }
 
 /* Unwrap a table key. */
 static void
 gcp_unwrap(const CmekKmsRequest *req, CmekKmsAnswer *answer)
 {
-	CmekText	body = new_text(MAX_BODY);
+	CmekText	body = cmek_kms_new_text(MAX_BODY);
 
 	cmek_gcp_decrypt_body(req->uuid, req->blob, req->blob_len, &body);
 	run(req, CMEK_GCP_DECRYPT, body.data, answer);
@@ -601,7 +569,6 @@ static const CmekKmsStep gcp_steps[] = {
 const CmekKmsProvider cmek_gcp_provider = {
 	.wrapper = "cmek_gcp",
 	.options = gcp_options,
-	.generate = gcp_generate,
 	.wrap = gcp_wrap,
 	.unwrap = gcp_unwrap,
 	.probe = gcp_describe,

@@ -13,6 +13,7 @@
 #include "utils/guc.h"
 
 #include "compat.h"
+#include "crypto/crypto.h"
 #include "kms/aws.h"
 #include "kms/internal.h"
 
@@ -35,6 +36,40 @@ cmek_kms_provider(const char *wrapper)
 		if (strcmp(providers[i]->wrapper, wrapper) == 0)
 			return providers[i];
 	return NULL;
+}
+
+/* See kms.h. */
+void
+cmek_kms_generate(const CmekKmsProvider *provider, const CmekKmsRequest *req,
+				  CmekKmsAnswer *answer)
+{
+	CmekKmsRequest wrap = *req;
+
+	if (provider->generate != NULL)
+	{
+		provider->generate(req, answer);
+		return;
+	}
+	cmek_random(answer->key, CMEK_KEY_LEN);
+	wrap.key = answer->key;
+	provider->wrap(&wrap, answer);
+}
+
+/* Secret memory of a call, zeroed when its context is reset. */
+void *
+cmek_kms_new_secret(Size size)
+{
+	return cmek_secret_alloc_in(CurrentMemoryContext, size);
+}
+
+/* A text under construction in secret memory of a call */
+CmekText
+cmek_kms_new_text(Size size)
+{
+	CmekText	text;
+
+	cmek_text_init(&text, cmek_kms_new_secret(size), size);
+	return text;
 }
 
 /* A path setting is empty or absolute. */

@@ -126,7 +126,10 @@ typedef struct CmekKmsProvider
 {
 	const char *wrapper;		/* name of its foreign-data wrapper */
 	const CmekKmsOption *options;	/* ends with a NULL name */
-	/* a new table key, and its wrapped form */
+	/*
+	 * A new table key, and its wrapped form.  NULL where the KMS makes none:
+	 * then one is made here and wrapped there.  Call it by cmek_kms_generate.
+	 */
 	void		(*generate) (const CmekKmsRequest *req, CmekKmsAnswer *answer);
 	void		(*wrap) (const CmekKmsRequest *req, CmekKmsAnswer *answer);
 	void		(*unwrap) (const CmekKmsRequest *req, CmekKmsAnswer *answer);
@@ -159,6 +162,17 @@ typedef struct CmekKmsProvider
 
 /* NULL when there is no such wrapper of ours */
 extern const CmekKmsProvider *cmek_kms_provider(const char *wrapper);
+
+/*
+ * Does a request, in the place of a blob, ask the service key's server for a
+ * key derived from the service key?
+ */
+extern bool cmek_kms_is_derivation(const uint8 *blob, uint32 len);
+
+/* In a KMS worker: a new table key, whoever makes it */
+extern void cmek_kms_generate(const CmekKmsProvider *provider,
+							  const CmekKmsRequest *req,
+							  CmekKmsAnswer *answer);
 
 /*
  * One step of cmek.check_key(), in a KMS worker.  The blob of the answer is

@@ -22,6 +22,7 @@
 #include "utils/timestamp.h"
 
 #include "crypto/crypto.h"
+#include "kms/internal.h"
 #include "kms/s3.h"
 
 /* An attempt may take so long, and longer by what there is to transfer */
@@ -103,12 +104,9 @@ cmek_s3_open(const char *bucket, const char *endpoint, const char *region,
 	call->config = &client->config;
 	call->session_name = "cmek";
 	call->external_id = "";
-	call->credentials = cmek_secret_alloc_in(CurrentMemoryContext,
-											 sizeof(CmekAwsCredentials));
-	call->request = cmek_secret_alloc_in(CurrentMemoryContext,
-										 sizeof(CmekAwsRequest));
-	client->request = cmek_secret_alloc_in(CurrentMemoryContext,
-										   sizeof(CmekS3Request));
+	call->credentials = cmek_kms_new_secret(sizeof(CmekAwsCredentials));
+	call->request = cmek_kms_new_secret(sizeof(CmekAwsRequest));
+	client->request = cmek_kms_new_secret(sizeof(CmekS3Request));
 	return client;
 }
 

@@ -68,23 +68,6 @@ typedef struct VaultCall
 	bool		fresh;			/* logged in within this call */
 } VaultCall;
 
-/* Secret memory of the call */
-static void *
-new_secret(Size size)
-{
-	return cmek_secret_alloc_in(CurrentMemoryContext, size);
-}
-
-/* A text under construction in secret memory of the call */
-static CmekText
-new_text(Size size)
-{
-	CmekText	text;
-
-	cmek_text_init(&text, new_secret(size), size);
-	return text;
-}
-
 /* Which credentials a configuration has; the validator allows only one. */
 static VaultMethod
 method_of(const CmekKmsConfig *config)
@@ -104,7 +87,7 @@ method_of(const CmekKmsConfig *config)
 static void
 add_header(CmekHttpRequest *http, const char *name, const char *value)
 {
-	CmekText	text = new_text(CMEK_VAULT_MAX_TOKEN + 64);
+	CmekText	text = cmek_kms_new_text(CMEK_VAULT_MAX_TOKEN + 64);
 
 	cmek_text_add(&text, name);
 	cmek_text_add(&text, ": ");
@@ -122,7 +105,7 @@ vault_send(const CmekKmsRequest *req, CmekVaultCall call, const char *body,
 {
 	const CmekKmsConfig *config = req->config;
 	const char *space = cmek_kms_config_get(config, "namespace");
-	CmekText	url = new_text(MAX_URL);
+	CmekText	url = cmek_kms_new_text(MAX_URL);
 	CmekHttpRequest http = {0};
 
 	cmek_vault_url(config, call, &url);
@@ -211,7 +194,7 @@ login_body(const VaultCall *call, CmekKmsAnswer *answer)
 	const CmekKmsConfig *config = call->req->config;
 	const char *path = cmek_kms_config_get(config, "secret_id_file");
 	const char *secret = cmek_kms_config_get(config, "secret_id");
-	CmekText	body = new_text(2 * MAX_FILE);
+	CmekText	body = cmek_kms_new_text(2 * MAX_FILE);
 
 	if (call->method == BY_KUBERNETES)
 	{
@@ -238,7 +221,7 @@ static bool
 log_in(VaultCall *call, CmekKmsAnswer *answer)
 {
 	const char *body = login_body(call, answer);
-	CmekVaultToken *token = new_secret(sizeof(CmekVaultToken));
+	CmekVaultToken *token = cmek_kms_new_secret(sizeof(CmekVaultToken));
 	CmekHttpAnswer http;
 
 	if (body == NULL ||
@@ -264,7 +247,7 @@ log_in(VaultCall *call, CmekKmsAnswer *answer)
 static void
 ask_about_token(VaultCall *call, CmekVaultCall what, CmekKmsAnswer *answer)
 {
-	CmekVaultToken *token = new_secret(sizeof(CmekVaultToken));
+	CmekVaultToken *token = cmek_kms_new_secret(sizeof(CmekVaultToken));
 	CmekHttpAnswer http;
 
 	if (!vault_send(call->req, what, what == CMEK_VAULT_RENEW ? "{}" : NULL,
@@ -287,7 +270,7 @@ static void
 renew_if_due(VaultCall *call)
 {
 	VaultSession *session = call->session;
-	CmekKmsAnswer *answer = new_secret(sizeof(CmekKmsAnswer));
+	CmekKmsAnswer *answer = cmek_kms_new_secret(sizeof(CmekKmsAnswer));
 
 	if (session->renew_at == 0 || GetCurrentTimestamp() < session->renew_at)
 		return;
@@ -303,8 +286,8 @@ renew_if_due(VaultCall *call)
 static bool
 use_given_token(VaultCall *call, const char *token, CmekKmsAnswer *answer)
 {
-	CmekKmsAnswer *ignored = new_secret(sizeof(CmekKmsAnswer));
-	CmekVaultToken *forever = new_secret(sizeof(CmekVaultToken));
+	CmekKmsAnswer *ignored = cmek_kms_new_secret(sizeof(CmekKmsAnswer));
+	CmekVaultToken *forever = cmek_kms_new_secret(sizeof(CmekVaultToken));
 
 	if (token == NULL)
 		return false;
@@ -428,7 +411,7 @@ read_answer(const VaultCall *call, const CmekHttpAnswer *http,
 static void
 judge_forbidden(VaultCall *call, CmekKmsAnswer *answer)
 {
-	CmekKmsAnswer *alive = new_secret(sizeof(CmekKmsAnswer));
+	CmekKmsAnswer *alive = cmek_kms_new_secret(sizeof(CmekKmsAnswer));
 
 	ask_about_token(call, CMEK_VAULT_LOOKUP, alive);
 	if (alive->klass == CMEK_KMS_OK)
@@ -478,7 +461,7 @@ new_call(const CmekKmsRequest *req)
 	cmek_json_protect();
 	call->req = req;
 	call->method = method_of(req->config);
-	call->session = new_secret(sizeof(VaultSession));
+	call->session = cmek_kms_new_secret(sizeof(VaultSession));
 	return call;
 }
 
@@ -496,34 +479,19 @@ run(const CmekKmsRequest *req, CmekVaultCall what, const char *body,
 
 /* Wrap a table key. */
 static void
-vault_encrypt(const CmekKmsRequest *req, const uint8 *key, CmekKmsAnswer *answer)
-{
-	CmekText	body = new_text(MAX_BODY);
-
-	cmek_vault_encrypt_body(req->uuid, key, &body);
-	run(req, CMEK_VAULT_ENCRYPT, body.data, answer);
-}
-
-/* A new table key, made here and encrypted there. */
-static void
-vault_generate(const CmekKmsRequest *req, CmekKmsAnswer *answer)
-{
-	cmek_random(answer->key, CMEK_KEY_LEN);
-	vault_encrypt(req, answer->key, answer);
-}
-
-/* Wrap a given table key. */
-static void
 vault_wrap(const CmekKmsRequest *req, CmekKmsAnswer *answer)
 {
-	vault_encrypt(req, req->key, answer);
+	CmekText	body = cmek_kms_new_text(MAX_BODY);
+
+	cmek_vault_encrypt_body(req->uuid, req->key, &body);
+	run(req, CMEK_VAULT_ENCRYPT, body.data, answer);
 }
 
 /* Unwrap a table key. */
 static void
 vault_unwrap(const CmekKmsRequest *req, CmekKmsAnswer *answer)
 {
-	CmekText	body = new_text(MAX_BODY);
+	CmekText	body = cmek_kms_new_text(MAX_BODY);
 
 	if (cmek_vault_decrypt_body(req->uuid, req->blob, req->blob_len, &body))
 		run(req, CMEK_VAULT_DECRYPT, body.data, answer);
@@ -612,7 +580,6 @@ static const CmekKmsStep vault_steps[] = {
 const CmekKmsProvider cmek_vault_provider = {
 	.wrapper = "cmek_vault",
 	.options = vault_options,
-	.generate = vault_generate,
 	.wrap = vault_wrap,
 	.unwrap = vault_unwrap,
 	.probe = vault_describe,

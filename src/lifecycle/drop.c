@@ -522,17 +522,10 @@ cmek_drop_main(Datum arg)
 static void
 start_worker(void)
 {
-	BackgroundWorker worker = {0};
+	BackgroundWorker worker;
 	BackgroundWorkerHandle *handle;
 
-	strlcpy(worker.bgw_name, "cmek drop", BGW_MAXLEN);
-	strlcpy(worker.bgw_type, "cmek drop", BGW_MAXLEN);
-	strlcpy(worker.bgw_library_name, "cmek", sizeof(worker.bgw_library_name));
-	strlcpy(worker.bgw_function_name, "cmek_drop_main", BGW_MAXLEN);
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS |
-		BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = BGW_NEVER_RESTART;
+	cmek_bgworker_fill(&worker, "cmek drop", "cmek_drop_main", true);
 	worker.bgw_main_arg = ObjectIdGetDatum(MyDatabaseId);
 	if (!RegisterDynamicBackgroundWorker(&worker, &handle))
 		ereport(LOG,

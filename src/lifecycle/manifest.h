@@ -101,8 +101,6 @@ extern bool cmek_recreate_try(CmekRecreate *r, const char *what,
 							  CmekRecreateStep step, const json_t *object);
 extern void cmek_recreate_fail(CmekRecreate *r, const char *format,...)
 			pg_attribute_printf(2, 3);
-/* Is it an error after which there is no going on? */
-extern bool cmek_recreate_is_fatal(int sqlerrcode);
 
 /* One statement of this kind, and nothing else */
 extern Node *cmek_recreate_parse(const char *text, NodeTag kind);

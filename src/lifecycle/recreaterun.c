@@ -207,9 +207,9 @@ cmek_recreate_fail(CmekRecreate *r, const char *format,...)
 	MemoryContextSwitchTo(old);
 }
 
-/* See manifest.h. */
-bool
-cmek_recreate_is_fatal(int sqlerrcode)
+/* Is it an error after which there is no going on? */
+static bool
+is_fatal(int sqlerrcode)
 {
 	return sqlerrcode == CMEK_ERRCODE_KEY_UNAVAILABLE ||
 		ERRCODE_TO_CATEGORY(sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION ||
@@ -222,7 +222,7 @@ cmek_recreate_is_fatal(int sqlerrcode)
 static void
 note_failure(CmekRecreate *r, const char *what, ErrorData *error)
 {
-	if (cmek_recreate_is_fatal(error->sqlerrcode))
+	if (is_fatal(error->sqlerrcode))
 		ReThrowError(error);
 	if (what == NULL)
 		return;

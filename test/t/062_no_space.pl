@@ -113,6 +113,15 @@ sub unharmed
 	return;
 }
 
+# what N statements have added to the key rows, for one of them
+sub difference
+{
+	my ($before, $after, $n) = @_;
+	my @before = split(/\|/, $before);
+
+	return join('|', map { ($_ - shift(@before)) / $n } split(/\|/, $after));
+}
+
 # segments to be used again
 $node->safe_psql('postgres', "SELECT pg_logical_emit_message(false, 'x', repeat('x', 700000)), pg_switch_wal()") for (1 .. 40);
 $node->safe_psql('postgres', 'CHECKPOINT');
@@ -133,10 +142,14 @@ for my $case (
 	is(() = $stderr =~ /ERROR:/g, 1, "$name: one error");
 	my $rows = $node->safe_psql('postgres', $done);
 	unharmed($name);
-	is(sqlstate($node, $sql->(1)), '53100', "$name: fails again") unless $name eq 'switch';
-	is($node->safe_psql('postgres', $done), $rows, "$name: no key rows but of what was finished");
+	# dead rows that were pruned meanwhile may leave room for one: then it is whole
+	my $state = $name eq 'switch' ? '53100' : sqlstate($node, $sql->(1));
+	my $after = $node->safe_psql('postgres', $done);
+	like($state, qr/^(53100)?$/, "$name: fails again, or finds room");
 	make_room('data');
 	is(sqlstate($node, $sql->($_)), '', "$name: succeeds with room") for (1, 2);
+	my $adds = $state ? '0|0' : difference($after, $node->safe_psql('postgres', $done), 2);
+	is(difference($rows, $after, 1), $adds, "$name: no key rows but of what was finished");
 	unharmed("$name, with room");
 }
 is($node->safe_psql('postgres', $key_of_t) =~ /^cmek_service_key/, 1, 'the last switch was the last word');
