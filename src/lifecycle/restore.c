@@ -76,7 +76,7 @@ typedef struct Restoring
 	Oid			owner;
 	Oid			relid;
 	List	   *notes;			/* of text: what could not be recreated */
-	int64		done;
+	int64		bytes;			/* of the file */
 } Restoring;
 
 /* ----------
@@ -132,8 +132,14 @@ verify_file(Restoring *r, bool force)
 
 	open_file(r);
 	r->keys = cmek_portable_open(json_object_get(r->manifest, "keys"));
+	cmek_progress_start(CMEK_PROGRESS_CHECK, InvalidOid, 0);
 	while (cmek_snap_next(r->reader, &record) != CMEK_SNAP_END)
+	{
 		CHECK_FOR_INTERRUPTS();
+		cmek_progress_update(cmek_snap_totals(r->reader)->bytes);
+	}
+	r->bytes = cmek_snap_totals(r->reader)->bytes;
+	cmek_progress_update(r->bytes);
 	if (!is_vouched_for(r) && !force)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
@@ -299,9 +305,9 @@ import_rows(Restoring *r)
 			store_chunk(&r->chunks, &record);
 		else
 			cmek_heap_import_row(import, record.data, record.len);
-		if (++r->done % 1000 == 0)
-			cmek_progress_update(r->done);
+		cmek_progress_update(cmek_snap_totals(r->reader)->bytes);
 	}
+	cmek_progress_update(cmek_snap_totals(r->reader)->bytes);
 	cmek_heap_import_end(import);
 	table_close(rel, NoLock);
 	CommandCounterIncrement();
@@ -322,7 +328,7 @@ build_table(Restoring *r)
 	r->relid = cmek_recreate_table(r->manifest, r->schema, r->name, r->key,
 								   r->owner);
 	cmek_stop("restore-created");
-	cmek_progress_start("restore", r->relid, 0);
+	cmek_progress_start(CMEK_PROGRESS_RESTORE, r->relid, r->bytes);
 	import_rows(r);
 	cmek_stop("restore-filled");
 	r->notes = list_concat(r->notes,

@@ -33,6 +33,12 @@
 #define CMEK_SNAPSHOT_ON_DEMAND	"on demand"
 #define CMEK_SNAPSHOT_KEY_LOST	"key lost"
 
+/* What it is at: commands of cmek.snapshot_progress, counted in bytes */
+#define CMEK_PROGRESS_WRITE		"snapshot, writing"
+#define CMEK_PROGRESS_VERIFY	"snapshot, verifying"
+#define CMEK_PROGRESS_CHECK		"restore, verifying"
+#define CMEK_PROGRESS_RESTORE	"restore, rows"
+
 /* ----------
  * store.c, s3store.c: named files that are written once, from begin to end
  * ----------
