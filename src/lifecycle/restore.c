@@ -32,6 +32,7 @@
 #include "executor/executor.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -75,6 +76,7 @@ typedef struct Restoring
 	char	   *key;			/* NULL: the default */
 	Oid			owner;
 	Oid			relid;
+	bool		doubtful;		/* nobody vouches for it */
 	List	   *notes;			/* of text: what could not be recreated */
 	int64		bytes;			/* of the file */
 } Restoring;
@@ -140,7 +142,8 @@ verify_file(Restoring *r, bool force)
 	}
 	r->bytes = cmek_snap_totals(r->reader)->bytes;
 	cmek_progress_update(r->bytes);
-	if (!is_vouched_for(r) && !force)
+	r->doubtful = !is_vouched_for(r);
+	if (r->doubtful && !force)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("snapshot \"%s\" is not vouched for", r->file),
@@ -285,16 +288,33 @@ match_columns(TupleDesc stored, TupleDesc new_desc)
 	return target;
 }
 
+/* The encoding that texts were stored in. */
+static int
+encoding_of(const Restoring *r)
+{
+	const json_t *name = json_object_get(cmek_snap_head(r->reader), "encoding");
+	int			encoding = json_is_string(name) ?
+		pg_char_to_encoding(json_string_value(name)) : -1;
+
+	if (!PG_VALID_BE_ENCODING(encoding))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("snapshot \"%s\" is damaged or forged", r->file),
+				 errdetail("It does not say in which encoding its texts are.")));
+	return encoding;
+}
+
 /* Store all rows. */
 static void
 import_rows(Restoring *r)
 {
 	Relation	rel = table_open(r->relid, AccessExclusiveLock);
 	TupleDesc	stored = cmek_manifest_row_desc(r->manifest);
+	CmekImportSource source = {fetch_chunk, &r->chunks, cmek_values_take,
+	cmek_values_begin(rel, encoding_of(r), r->doubtful)};
 	CmekHeapImport *import = cmek_heap_import_begin(rel, stored,
 													match_columns(stored, RelationGetDescr(rel)),
-													r->keys->ring, fetch_chunk,
-													&r->chunks);
+													r->keys->ring, &source);
 	CmekSnapRecord record;
 	CmekSnapItem item;
 

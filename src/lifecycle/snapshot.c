@@ -73,11 +73,13 @@ new_id(void)
 	return DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(uuid)));
 }
 
-/* Add a text to JSON. */
+/* Add a text, which is in the server's encoding, to JSON, which is in UTF-8. */
 static void
 put_text(json_t *object, const char *name, const char *value)
 {
-	if (json_object_set_new(object, name, json_string(value)) != 0)
+	char	   *utf8 = pg_server_to_any(value, strlen(value), PG_UTF8);
+
+	if (json_object_set_new(object, name, json_string(utf8)) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_CHARACTER_NOT_IN_REPERTOIRE),
 				 errmsg("a name of the table cannot be written as UTF-8")));
