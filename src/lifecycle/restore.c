@@ -353,6 +353,7 @@ build_table(Restoring *r)
 	cmek_stop("restore-filled");
 	r->notes = list_concat(r->notes,
 						   cmek_recreate_rest(r->manifest, r->relid));
+	cmek_stop("restore-recreated");
 	cmek_progress_end();
 	AtEOXact_GUC(false, level);
 	SetUserIdAndSecContext(user, context);
