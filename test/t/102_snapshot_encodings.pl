@@ -41,7 +41,7 @@ sub taken
 }
 
 # Every value as UTF-8
-my $values = q{SELECT count(*), md5(string_agg(concat_ws('|', "Nº", klein, fest, "Groß", j, jb, l, n, c, d, spät, b), E'\n' ORDER BY "Nº")), sum(length("Groß")), max(octet_length(b)) FROM };
+my $values = q{SELECT count(*), md5(convert_to(string_agg(concat_ws('|', "Nº", klein, fest, "Groß", j, jb, l, n, c, d, spät, b), E'\n' ORDER BY "Nº"), 'UTF8')), sum(length("Groß")), max(octet_length(b)) FROM };
 my $tables = q{
 	CREATE DOMAIN "wörter" AS text CHECK (value <> 'ß');
 	CREATE TABLE "Größe" ("Nº" int PRIMARY KEY, klein varchar(20) DEFAULT 'für' CONSTRAINT "prüfung" CHECK (klein <> 'übel'), fest char(12), "Groß" text,
@@ -93,9 +93,9 @@ $node->safe_psql('latin1', qq{CREATE TABLE wide (id int CONSTRAINT "$long" CHECK
 my $wide = taken('latin1', 'wide');
 is($node->safe_psql('latin1', qq{SELECT cmek.restore_snapshot('$wide', 'wide2')}), '', 'the longest names, at home');
 is($node->safe_psql('latin1', qq{SELECT "$long" FROM wide2}), 'ä', 'are the same');
-like(error_text($node, "SELECT cmek.restore_snapshot('$wide', 'wide2')", 'utf8'), qr/42622: name "ä+" of the snapshot is too long for this database's encoding/, 'elsewhere they may be too long');
+like(error_text($node, "SELECT cmek.restore_snapshot('$wide', 'wide2')", 'utf8'), qr/42622: name "(?:ä)+" of the snapshot is too long for this database's encoding/, 'elsewhere they may be too long');
 my $words = taken('latin1', 'words');
-is($node->safe_psql('latin1', "SELECT cmek.restore_snapshot('$words', 'words2'); SELECT w FROM words2"), "\n'grün'", 'full text at home') or 1;
+is($node->safe_psql('latin1', "SELECT cmek.restore_snapshot('$words', 'words2'); SELECT w FROM words2"), "'grün'", 'full text at home');
 like(error_text($node, "SELECT cmek.restore_snapshot('$words', 'words2')", 'utf8'),
 	qr/0A000: column "w" of the snapshot cannot be restored in a database of encoding "UTF8".*HINT:  Restore the snapshot in a database of encoding "LATIN1"/s, 'elsewhere its column is refused, with the reason');
 $node->safe_psql('utf8', q{CREATE TABLE chinese (id int, t text) USING cmek_heap WITH (cmek.key = 'schlüssel'); INSERT INTO chinese VALUES (1, '中');

@@ -78,6 +78,22 @@ is(sqlstate($node, "SELECT cmek.restore_snapshot('$id', 'x', NULL, NULL)"), '220
 is(sql(q{SELECT count(*) FROM pg_class WHERE relname IN ('x', 'taken')}), '0', 'and nothing half-restored');
 is(sql(q{SELECT string_agg(indexrelid::regclass::text, ' ' ORDER BY 1) FROM pg_index WHERE indrelid = 'r'::regclass}), 'r_pkey r_v_idx', 'indexes take other names');
 
+# code of the owner's runs as the owner, who becomes nobody else, also when a
+# superuser restores
+sql(q{CREATE ROLE alice; GRANT CREATE ON SCHEMA public TO alice; GRANT USAGE ON FOREIGN SERVER cmek_service_key TO alice;
+	CREATE TABLE loot (who text); GRANT ALL ON loot TO PUBLIC; SET ROLE alice;
+	CREATE FUNCTION spy(int) RETURNS bool LANGUAGE plpgsql AS $$BEGIN
+		BEGIN EXECUTE 'RESET ROLE'; EXCEPTION WHEN OTHERS THEN INSERT INTO public.loot VALUES (SQLERRM); END;
+		BEGIN EXECUTE 'CREATE TEMP TABLE x ()'; EXCEPTION WHEN OTHERS THEN INSERT INTO public.loot VALUES (SQLERRM); END;
+		INSERT INTO public.loot VALUES (current_user); RETURN true; END$$;
+	CREATE TABLE hers (id int CHECK (public.spy(id))) USING cmek_heap; INSERT INTO hers VALUES (1)});
+my $hers = sql(q{SELECT cmek.snapshot('hers')});
+sql('TRUNCATE loot');
+sql(qq{SELECT cmek.restore_snapshot('$hers', 'hers2')});
+is(sql(q{SELECT string_agg(DISTINCT who, E'\n' ORDER BY who) FROM loot}),
+	"alice\ncannot create temporary table within security-restricted operation\ncannot set parameter \"role\" within security-restricted operation",
+	'code of the table\'s runs as its owner, in a security-restricted operation');
+
 # read-only, on a standby or not
 is(sqlstate($node, "BEGIN READ ONLY; SELECT cmek.restore_snapshot('$id', 'x')"), '25006', 'a read-only transaction restores nothing');
 

@@ -43,21 +43,38 @@ my $clock = sql('SELECT extract(epoch FROM clock_timestamp())');
 sleep(1);
 cmp_ok(sql("SELECT extract(epoch FROM clock_timestamp()) - $clock"), '>', $rate / 2, 'control: the clock runs fast');
 
+# ---- another installation's record of a month: a day of our own comes first ----
+my $other = new_key_file("$dir/o");
+sql("CREATE SERVER o FOREIGN DATA WRAPPER cmek_file OPTIONS (key_file '$other');
+	CREATE TABLE copied (a int) USING cmek_heap WITH (cmek.key = 'o'); INSERT INTO copied VALUES (1)");
+hide_key($other);
+ok($node->poll_query_until('postgres', q{SELECT denied_ms > 0 FROM cmek.key_watch WHERE server = 'o'}), 'lost');
+sql(q{SELECT cmek.suspend_key('o')});
+sql(q{UPDATE cmek.key_watch SET denied_ms = 30 * 86400000::int8, own_ms = 30 * 86400000::int8, installation = 'another' WHERE server = 'o'; SELECT cmek.resume_key('o')});
+my $copied = sql('SELECT extract(epoch FROM clock_timestamp())');
+ok($node->poll_query_until('postgres', q{SELECT to_regclass('copied') IS NULL}), 'dropped in the end');
+my $own = sql(qq{SELECT (extract(epoch FROM at) - $copied) / 86400 FROM cmek.key_events WHERE event = 'drop' AND key = 'o'});
+ok($node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM cmek.key_events WHERE event = 'drop' AND key = 'o'}), 'which is said') if $own eq '';
+$own = sql(qq{SELECT (extract(epoch FROM at) - $copied) / 86400 FROM cmek.key_events WHERE event = 'drop' AND key = 'o'});
+cmp_ok($own, '>=', 0.95, 'not before a day of our own observation');
+diag(sprintf('a month of somebody else, then %.2f days of our own', $own));
+
+# ---- seven days ----
 hide_key($file);
 ok($node->poll_query_until('postgres', q{SELECT denied_ms > 0 FROM cmek.key_watch WHERE server = 'k'}), 'lost');
 my $end = sql(q{SELECT extract(epoch FROM drop_at - since) / 86400 FROM cmek.key_watch WHERE server = 'k'});
 ok($end eq '' || ($end > 6.5 && $end < 8), 'its end is said to be in seven days');
 ok($node->poll_query_until('postgres', q{SELECT to_regclass('t') IS NULL}), 'the table is dropped');
-ok($node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM cmek.key_events WHERE event = 'drop' AND outcome = 'done'}), 'and it is said');
-my $days = sql(q{SELECT extract(epoch FROM d.at - l.at) / 86400 FROM cmek.key_events d, cmek.key_events l WHERE d.event = 'drop' AND l.event = 'lost' ORDER BY d.id, l.id LIMIT 1});
+ok($node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM cmek.key_events WHERE event = 'drop' AND key = 'k' AND outcome = 'done'}), 'and it is said');
+my $days = sql(q{SELECT extract(epoch FROM d.at - l.at) / 86400 FROM cmek.key_events d, cmek.key_events l WHERE d.event = 'drop' AND l.event = 'lost' AND d.key = 'k' AND l.key = 'k' ORDER BY d.id, l.id LIMIT 1});
 cmp_ok($days, '>=', 6.9, 'not before seven days');
 diag(sprintf('dropped after %.2f days', $days));
-cmp_ok(sql(q{SELECT count(DISTINCT floor(extract(epoch FROM w.at - l.at) / 86400)) FROM cmek.key_events w, cmek.key_events l WHERE w.event = 'warn' AND w.drop_at IS NOT NULL AND l.event = 'lost'}),
+cmp_ok(sql(q{SELECT count(DISTINCT floor(extract(epoch FROM w.at - l.at) / 86400)) FROM cmek.key_events w, cmek.key_events l WHERE w.event = 'warn' AND w.drop_at IS NOT NULL AND l.event = 'lost' AND w.key = 'k' AND l.key = 'k'}),
 	'>=', 6, 'warned on each day');
-is(sql(q{SELECT reason, expires_at - taken_at = interval '35 d' FROM cmek.snapshots}), 'key lost|t', 'the snapshot is kept for 35 days');
+is(sql(q{SELECT reason, expires_at - taken_at = interval '35 d' FROM cmek.snapshots WHERE key = 'k'}), 'key lost|t', 'the snapshot is kept for 35 days');
 
 # back to the clock of everybody
-my $id = sql('SELECT id FROM cmek.snapshots');
+my $id = sql(q{SELECT id FROM cmek.snapshots WHERE key = 'k'});
 $node->stop;
 show_key($file);
 $node->start;
