@@ -6,6 +6,9 @@
 use strict;
 use warnings;
 
+# a long table takes its time
+BEGIN { $ENV{PG_TEST_TIMEOUT_DEFAULT} ||= 7200 if $ENV{CMEK_SNAPSHOT_MB} }
+
 use FindBin;
 use lib "$FindBin::RealBin/../lib";
 use PostgreSQL::Test::Cluster;
