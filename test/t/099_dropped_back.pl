@@ -75,7 +75,7 @@ sql(q{SET ROLE alice; SET cmek.default_key = 'k';
 	CREATE UNIQUE INDEX t_partial ON t (days) WHERE yes;
 	ALTER TABLE t DROP COLUMN gone; ALTER TABLE t ADD late int DEFAULT 42, ADD later text DEFAULT 'of a later column';
 	UPDATE t SET name = name || '!' WHERE id % 7 = 0; UPDATE t SET outside = outside || 'x' WHERE id % 15 = 0; DELETE FROM t WHERE id % 11 = 0;
-	INSERT INTO t (id, name, small, later, amount) VALUES (7001, 'rolled', 'x', NULL, NULL), (7002, 'back', NULL, 'v', 5), (7003, 'again', 'y', repeat('long', 5000), 6);
+	INSERT INTO t (id, name, small, later, amount, u) VALUES (7001, 'rolled', 'x', NULL, NULL, gen_random_uuid()), (7002, 'back', NULL, 'v', 5, NULL), (7003, 'again', 'y', repeat('long', 5000), 6, gen_random_uuid());
 	CREATE INDEX ON t (at, span);
 	COMMENT ON TABLE t IS 'the table'; GRANT SELECT ON t TO PUBLIC;
 	CREATE VIEW v AS SELECT id, name FROM t;
@@ -89,7 +89,7 @@ sql(q{SET ROLE alice; SET cmek.default_key = 'k';
 	CREATE TABLE child (more int UNIQUE) INHERITS (parent) USING cmek_heap WITH (cmek.key = 'k'); INSERT INTO child VALUES (2, 'c', 3), (4, 'd', NULL);
 	CREATE INDEX ON child (id)});
 sql(q{CALL cmek.rotate_data_key('t')});
-sql(q{INSERT INTO t (id, name, small, packed) VALUES (9001, 'new generation', 'z', repeat('of the new key ', 1000))});
+sql(q{INSERT INTO t (id, name, small, packed, u) VALUES (9001, 'new generation', 'z', repeat('of the new key ', 1000), gen_random_uuid())});
 my @tables = qw(boss t part1 child);
 my %before = map { $_ => checksums($node, $_) } @tables;
 my %made = map { $_ => definitions($node, $_) } @tables;
@@ -149,15 +149,16 @@ sql(q{ALTER TABLE points ADD CONSTRAINT points_fk FOREIGN KEY (t) REFERENCES t})
 is(sqlstate($node, $_->[1]), $_->[0], $_->[2]) for (
 	[ '23505', "INSERT INTO t (id, name) VALUES (1, 'x')", 'the primary key holds' ],
 	[ '23505', "INSERT INTO t (id, name, u, ip) SELECT 8001, 'x', u, ip FROM t WHERE id = 5", 'the unique constraint' ],
-	[ '23P01', "INSERT INTO t (id, name, small) SELECT 8001, 'x', small FROM t WHERE id = 5", 'the exclusion constraint' ],
-	[ '23505', "INSERT INTO t (id, name, days, yes) SELECT 8001, 'x', days, true FROM t WHERE id = 6", 'the partial unique index' ],
+	[ '23P01', "INSERT INTO t (id, name, small, u) SELECT 8001, 'x', small, gen_random_uuid() FROM t WHERE id = 5", 'the exclusion constraint' ],
+	[ '23505', "INSERT INTO t (id, name, days, yes, u) SELECT 8001, 'x', days, true, gen_random_uuid() FROM t WHERE id = 6", 'the partial unique index' ],
 	[ '23514', "INSERT INTO t (id, name, amount) VALUES (8001, 'x', -1)", 'the check' ],
+	[ '23505', "INSERT INTO t (id, name) VALUES (8001, 'x')", 'also for NULLs' ],
 	[ '23502', "INSERT INTO t (id, name) VALUES (8001, NULL)", 'NOT NULL' ],
-	[ '23503', "INSERT INTO t (id, name, city) VALUES (8001, 'x', 77)", 'the foreign key to a table under another key' ],
-	[ '23503', "INSERT INTO t (id, name, boss) VALUES (8001, 'x', 77)", 'to one that was restored, too' ],
+	[ '23503', "INSERT INTO t (id, name, city, u) VALUES (8001, 'x', 77, gen_random_uuid())", 'the foreign key to a table under another key' ],
+	[ '23503', "INSERT INTO t (id, name, boss, u) VALUES (8001, 'x', 77, gen_random_uuid())", 'to one that was restored, too' ],
 	[ '23503', 'DELETE FROM t WHERE id = 1', 'and of another table' ],
 	[ '23505', "INSERT INTO part SELECT * FROM part1 WHERE id = 3", 'that of a partition' ]);
-is(sql("INSERT INTO t (name) VALUES ('next') RETURNING id, late, later"), '9002|42|of a later column', 'identity and defaults go on');
+is(sql("INSERT INTO t (name, u) VALUES ('next', gen_random_uuid()) RETURNING id, late, later"), '9002|42|of a later column', 'identity and defaults go on');
 is(sql("DELETE FROM t WHERE name = 'next'; SET enable_seqscan = off; SET enable_bitmapscan = off;
 	SELECT count(*), sum(id) FROM t WHERE at BETWEEN '2020-01-02' AND '2020-01-03'"), sql("SET enable_indexscan = off; SELECT count(*), sum(id) FROM t WHERE at BETWEEN '2020-01-02' AND '2020-01-03'"), 'an index finds what a scan does');
 

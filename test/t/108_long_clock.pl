@@ -37,6 +37,8 @@ $node->stop;
 	local $ENV{LD_PRELOAD} = $faketime;
 	local $ENV{FAKETIME} = "+0 x$rate";
 	local $ENV{FAKETIME_NO_CACHE} = 1;
+	# pg_ctl waits by that clock, too
+	local $ENV{PGCTLTIMEOUT} = 60 * $rate;
 	$node->start;
 }
 my $clock = sql('SELECT extract(epoch FROM clock_timestamp())');
