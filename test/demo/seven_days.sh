@@ -40,7 +40,7 @@ fact "cmek.drop_after, cmek.snapshot_retention" "$(sql "SELECT current_setting('
 
 title "The package index of this machine, sealed under a customer's key, with a plain twin"
 (umask 077 && od -An -tx1 -N32 /dev/urandom | tr -d ' \n' >"$work/acme.key")
-awk -f "$work/tree/test/demo/parse.awk" "$work/packages" | head -20000 >"$work/packages.copy"
+awk -f "$work/tree/test/demo/parse.awk" "$work/packages" | sed -n '1,20000p' >"$work/packages.copy"
 sql "CREATE SERVER acme FOREIGN DATA WRAPPER cmek_file OPTIONS (key_file '$work/acme.key');
 	CREATE TABLE packages ($columns) USING cmek_heap WITH (cmek.key = 'acme');
 	CREATE TABLE twin (LIKE packages) USING heap"
