@@ -193,6 +193,7 @@ typedef struct CmekOptionAad
  *	 ROWS	rows, each length 4 | sealed row from its DEK id on
  *	 TAIL	CmekSnapTail
  *
+ * HEAD and DEFN have at most 16 MB, other blocks 512 kB, as they are in the file.
  * CHNK and ROWS blocks come as often as it takes.  With a backup key the
  * payloads of DEFN, CHNK and ROWS are nonce | ciphertext | tag under it,
  * AAD CmekSnapAad.

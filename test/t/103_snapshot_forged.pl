@@ -135,6 +135,21 @@ CREATE FUNCTION peak() RETURNS int LANGUAGE sql AS $$SELECT (regexp_match(pg_rea
 	sql('DROP TABLE forged');
 }
 
+# lengths that cannot be are refused before there is memory for them
+{
+	my $snap = parse($good);
+	my $start = $snap->{header} . substr($good, 24, 16 + length($snap->{blocks}[0][1]));
+	my $definition = substr($good, length($start), 16 + length($snap->{blocks}[1][1]));
+
+	for ([ $start, 'HEAD', 0xFFFFFFF0 ], [ $start, 'DEFN', 17 << 20 ], [ $start . $definition, 'ROWS', 1 << 20 ], [ $start . $definition, 'none', 1 << 20 ])
+	{
+		my ($bytes, $type, $len) = @$_;
+		my $path = write_file("$dir/long.cmeksnap", $bytes . pack('a4 V V V', $type, $len, 0, 0));
+
+		like(error_text($node, "SELECT cmek.restore_snapshot('$path', 'forged', NULL, true)"), qr/XX001: .*header of a block is damaged/s, "a block $type of $len bytes");
+	}
+}
+
 # ---------------------------------------------------------------------
 # Changes
 # ---------------------------------------------------------------------
