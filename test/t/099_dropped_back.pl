@@ -13,7 +13,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use CmekTest;
 
-my $node = cmek_node('primary', config => [ "cmek.drop_after = 'off'", 'autovacuum = off', 'fsync = off' ]);
+my $node = cmek_node('primary', streaming => 1, config => [ "cmek.drop_after = 'off'", 'autovacuum = off', 'fsync = off' ]);
 my $dir = PostgreSQL::Test::Utils::tempdir();
 my $file = new_key_file("$dir/k");
 my $kept = new_key_file("$dir/o");
@@ -103,6 +103,7 @@ is(sql(q{SELECT count(*) > 0 FROM cmek.verify('t')}), 'f', 'the table is whole')
 # The end of the key
 # ---------------------------------------------------------------------
 
+$node->backup('before');
 hide_key($file);
 sql(q{ALTER SERVER k OPTIONS (ADD drop_after '1s')});
 for my $table (@tables)
@@ -206,5 +207,20 @@ is(sqlstate($heir, "SET ROLE reader; SELECT cmek.restore_snapshot('$path', 't', 
 is(checksums($heir, 't'), $before{t}, 'every value of every column is equal');
 is($heir->safe_psql('postgres', q{SELECT relowner::regrole FROM pg_class WHERE relname = 't'}), 'reader', 'it belongs to whom restored it');
 
-$_->stop for ($node, $other, $heir);
+# a backup from before the drop, whose table is under another key by now: the
+# newest key alone opens the snapshot
+my $back = PostgreSQL::Test::Cluster->new('back');
+$back->init_from_backup($node, 'before');
+system_or_bail('cp', '-a', $node->data_dir . '.cmek', $back->data_dir . '.cmek');
+$back->start;
+is(checksums($back, 'child'), $before{child}, 'a backup from before the drop has the table');
+$back->safe_psql('postgres', q{ALTER TABLE child SET (cmek.key = 'o')});
+$back->stop;
+hide_key($file);
+$back->start;
+is(sqlstate($back, 'SELECT * FROM boss'), 'KM001', 'control: the key of then is away');
+is(sqlstate($back, "SELECT cmek.restore_snapshot('$id_of{child}.cmeksnap', 'child2', 'o')"), '', 'after a switch the newest key opens the snapshot');
+is(checksums($back, 'child2'), $before{child}, 'every value of every column is equal');
+show_key($file);
+$_->stop for ($node, $other, $heir, $back);
 done_testing();
