@@ -566,6 +566,14 @@ CREATE FOREIGN DATA WRAPPER cmek_vault VALIDATOR cmek.vault_validator;
 COMMENT ON FOREIGN DATA WRAPPER cmek_vault IS
 	'cmek: KMS keys of the Transit engine of HashiCorp Vault or OpenBao';
 
+CREATE FUNCTION cmek.azure_validator(options text[], catalog oid) RETURNS void
+	LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'cmek_azure_validator';
+REVOKE ALL ON FUNCTION cmek.azure_validator(text[], oid) FROM PUBLIC;
+CREATE FOREIGN DATA WRAPPER cmek_azure VALIDATOR cmek.azure_validator;
+COMMENT ON FOREIGN DATA WRAPPER cmek_azure IS
+	'cmek: KMS keys of Azure Key Vault or Managed HSM';
+GRANT USAGE ON FOREIGN DATA WRAPPER cmek_azure TO @extowner@ WITH GRANT OPTION;
+
 -- Whoever owns the extension hands the use of the wrappers on
 GRANT USAGE ON FOREIGN DATA WRAPPER cmek_gcp, cmek_vault TO @extowner@ WITH GRANT OPTION;
 
