@@ -38,8 +38,9 @@ if wants_moto; then
 	[ -z "$(apt-cache show python3-moto 2>/dev/null)" ] ||
 		moto="$moto python3-moto"
 fi
+# xz-utils: 076_ages unpacks data directories
 # shellcheck disable=SC2086
-setup_packages $moto
+setup_packages xz-utils $moto
 setup_server
 if wants_moto && [ -z "${CMEK_MOTO:-}" ] &&
 	[ ! -d /usr/lib/python3/dist-packages/moto ]; then
