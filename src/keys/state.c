@@ -14,6 +14,10 @@
  * just said no.  An answer about one damaged blob, or about one version of a
  * KMS key, does not speak for the others.
  *
+ * ALTER SERVER may come while a call by the options before it is under way.  So
+ * an entry keeps the hash of the options that were asked with last: the answer
+ * to a call by others changes nothing here, and nobody proves by others.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -85,6 +89,9 @@ typedef struct ServerEntry
 
 	TimestampTz denied_at;		/* start of the last unwrap that was denied */
 	ServerFailure failure;
+
+	/* of the newest options that somebody read in the catalogs and asked with */
+	uint64		asked_hash;
 
 	/* of the last call that succeeded: what the keeper proves with */
 	uint64		config_hash;
@@ -227,6 +234,13 @@ cmek_server_is_suspended(int server, CmekReply *reply)
 	if (reply != NULL)
 		cmek_suspension_fill_reply(&suspension, reply);
 	return true;
+}
+
+/* A backend asks by the options that the catalogs have now. */
+void
+cmek_server_asked(int server, const CmekKeyRequest *what)
+{
+	servers[server].asked_hash = what->config_hash;
 }
 
 /* A request has left the board. */
@@ -426,6 +440,9 @@ cmek_server_observe(int server, const CmekKeyRequest *what,
 {
 	ServerEntry *entry = &servers[server];
 
+	/* options that were changed since prove nothing */
+	if (what->config_hash != entry->asked_hash)
+		return CMEK_SERVER_SAME;
 	if (answer->klass == CMEK_KMS_OK)
 	{
 		if (failure_covers(&entry->failure, what))
@@ -436,9 +453,6 @@ cmek_server_observe(int server, const CmekKeyRequest *what,
 		return set_state(entry, answer);
 	}
 	remember_failure(entry, what, answer);
-	/* options that once worked and were changed since prove nothing */
-	if (what->config_hash != entry->config_hash)
-		cmek_cleanse(&entry->config, sizeof(entry->config));
 	if (answer->klass == CMEK_KMS_DENIED && what->op == CMEK_OP_UNWRAP)
 		entry->denied_at = Max(entry->denied_at, started);
 	/* one damaged blob says nothing about the key */
@@ -452,13 +466,17 @@ cmek_server_observe(int server, const CmekKeyRequest *what,
 	return set_state(entry, answer);
 }
 
-/* The options a proof is to be made with; false when none ever worked. */
+/*
+ * The options a proof is to be made with; false when none ever worked, or when
+ * those that did are not the newest.
+ */
 bool
 cmek_server_proof_config(int server, CmekKeyRequest *what)
 {
 	const ServerEntry *entry = &servers[server];
 
-	if (!entry->used || entry->config.provider[0] == '\0')
+	if (!entry->used || entry->config.provider[0] == '\0' ||
+		entry->config_hash != entry->asked_hash)
 		return false;
 	what->database = entry->database;
 	what->server = entry->server;
@@ -493,6 +511,28 @@ find_entry(Oid server)
 			servers[i].server == server)
 			return &servers[i];
 	return NULL;
+}
+
+/*
+ * The options of a request do not lead to its KMS: copy the key if it was
+ * proved by those before them within the grace, as for a KMS that went away
+ * under the same options.
+ */
+bool
+cmek_server_forgives(const CmekKeyRequest *what, uint8 *key, CmekLease *lease)
+{
+	int			grace = Max(cmek_key_cache_ttl, cmek_kms_grace);
+	const ServerEntry *entry;
+	bool		found;
+
+	LWLockAcquire(cmek_lock(CMEK_LOCK_BOARD), LW_SHARED);
+	entry = find_entry(what->server);
+	found = entry != NULL &&
+		cmek_cache_fetch_proved(what, entry - servers,
+								GetCurrentTimestamp() - grace * USECS_PER_SEC,
+								key, lease);
+	LWLockRelease(cmek_lock(CMEK_LOCK_BOARD));
+	return found;
 }
 
 /* See watch.h. */
