@@ -253,6 +253,7 @@ class Aws(Stub):
             return
         signed = datetime.strptime(date, "%Y%m%dT%H%M%SZ").replace(tzinfo=timezone.utc).timestamp()
         if abs(signed - time.time() - self.ahead) > CLOCK_TOLERANCE:
+            self.requests[-1] += " refused for its time"
             raise Refused(400, {"__type": "InvalidSignatureException",
                                 "message": f"Signature expired: {date} is now earlier than it may be."},
                           {"Date": formatdate(time.time() + self.ahead, usegmt=True)})
