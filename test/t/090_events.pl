@@ -104,6 +104,7 @@ settle();
 is(sql("SET ROLE alice; SELECT string_agg(DISTINCT coalesce(\"table\", key), ',' ORDER BY coalesce(\"table\", key)) FROM cmek.key_events"),
 	'cmek_service_key,k,public.hers', 'a user sees events of her tables and keys');
 is(sql('SET ROLE bob; SELECT count(*) FROM cmek.key_events WHERE "table" IS NOT NULL'), '0', 'and not those of others');
+is(sql(q{SELECT role FROM cmek.key_events WHERE "table" = 'public.hers' AND event = 'bind'}), 'alice', 'which say by whom');
 is(sql('SET ROLE watcher; SELECT count(*) > 10 FROM cmek.key_events'), 't', 'pg_monitor sees all');
 is(sql('SET ROLE watcher; SELECT count(*) FROM cmek.verify_events()'), '0', 'and may verify them');
 is(sqlstate($node, 'SET ROLE alice; SELECT * FROM cmek.verify_events()'), '42501', 'others may not');

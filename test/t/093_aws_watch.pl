@@ -111,6 +111,7 @@ sub lose_and_find
 	}
 	ok(wait_for_error($node, 'KM001', 'SELECT a FROM t7'), "$name: KM001");
 	note(sprintf('%s: %.2f s to KM001', $name, time() - $lost));
+	ok(until_true('SELECT cached_keys = 0 FROM cmek.stat'), "$name: no key is left in the cache");
 	if ($counts eq 'denied')
 	{
 		ok(until_true("SELECT denied_ms >= 1000 AND drop_at IS NOT NULL FROM cmek.key_watch WHERE server = 'a'"), "$name: counts");
