@@ -213,6 +213,19 @@ extern bool cmek_server_forgives(const CmekKeyRequest *what, uint8 *key,
 								 CmekLease *lease);
 
 /* ----------
+ * proofoptions.c: options of KMS keys that work.  Call with the board's lock.
+ * ----------
+ */
+extern Size cmek_proof_options_shmem_size(void);
+extern void cmek_proof_options_shmem_init(void);
+/* The options of a request work */
+extern void cmek_proof_options_keep(int server, const CmekKeyRequest *what);
+/* Fill in the options that work, if they are those of this hash */
+extern bool cmek_proof_options_read(int server, uint64 config_hash,
+									CmekKeyRequest *what);
+extern void cmek_proof_options_forget(int server);
+
+/* ----------
  * board.c: requests on their way to workers
  * ----------
  */

@@ -2,7 +2,7 @@
  *
  * state.c
  *	  What is known of each KMS key since the server started: is it there,
- *	  since when, how did it last fail, and with which options it works.
+ *	  since when, how did it last fail.
  *
  * Entries are found by database and server OID and guarded by the board's
  * lock, which every function here expects the caller to hold exclusively
@@ -32,6 +32,7 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "portability/instr_time.h"
+#include "storage/shmem.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/syscache.h"
@@ -92,44 +93,35 @@ typedef struct ServerEntry
 
 	/* of the newest options that somebody read in the catalogs and asked with */
 	uint64		asked_hash;
-
-	/* of the last call that succeeded: what the keeper proves with */
-	uint64		config_hash;
-	CmekKmsConfig config;
 } ServerEntry;
 
 static ServerEntry *servers = NULL;
 
 /*
- * How many KMS keys can be known at a time: more than the board has slots, so
- * that there always is one that no request needs.
+ * How many KMS keys can be known at a time, those of all databases together: a
+ * key that is forgotten has no clock.  Each database has a service key.
  */
 int
 cmek_num_servers(void)
 {
-	return Max(2 * CMEK_BOARD_SLOTS, cmek_key_cache_size / 16);
-}
-
-/* Bytes of the table. */
-static Size
-table_size(void)
-{
-	return mul_size(cmek_num_servers(), sizeof(ServerEntry));
+	return Max(1024, cmek_key_cache_size / 4);
 }
 
 Size
 cmek_state_shmem_size(void)
 {
-	return cmek_shmem_secret_size(table_size());
+	return mul_size(cmek_num_servers(), sizeof(ServerEntry));
 }
 
-/* Find or make the table in shared memory; options may hold credentials. */
+/* Find or make the table in shared memory. */
 void
 cmek_state_shmem_init(void)
 {
 	bool		found;
 
-	servers = cmek_shmem_secret("cmek servers", table_size(), &found);
+	servers = ShmemInitStruct("cmek servers", cmek_state_shmem_size(), &found);
+	if (!found)
+		memset(servers, 0, cmek_state_shmem_size());
 }
 
 /* Is it better to forget the one than the other? */
@@ -162,7 +154,7 @@ recycle_entry(void)
 				 errmsg("too many KMS keys are in use at once"),
 				 errhint("Increase cmek.key_cache_size.")));
 	cmek_cache_drop_server(best);
-	cmek_cleanse(&servers[best], sizeof(ServerEntry));
+	cmek_proof_options_forget(best);
 	return best;
 }
 
@@ -447,8 +439,7 @@ cmek_server_observe(int server, const CmekKeyRequest *what,
 	{
 		if (failure_covers(&entry->failure, what))
 			entry->failure.active = false;
-		entry->config_hash = what->config_hash;
-		entry->config = what->config;
+		cmek_proof_options_keep(server, what);
 		run_clock(entry, answer->klass);
 		return set_state(entry, answer);
 	}
@@ -475,14 +466,12 @@ cmek_server_proof_config(int server, CmekKeyRequest *what)
 {
 	const ServerEntry *entry = &servers[server];
 
-	if (!entry->used || entry->config.provider[0] == '\0' ||
-		entry->config_hash != entry->asked_hash)
+	if (!entry->used ||
+		!cmek_proof_options_read(server, entry->asked_hash, what))
 		return false;
 	what->database = entry->database;
 	what->server = entry->server;
 	strlcpy(what->server_name, entry->name, NAMEDATALEN);
-	what->config_hash = entry->config_hash;
-	what->config = entry->config;
 	return true;
 }
 
@@ -626,7 +615,7 @@ put_state(ReturnSetInfo *rsinfo, const ServerEntry *entry)
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 
-/* Copy one entry, without its options; false when it is not of interest. */
+/* Copy one entry; false when it is not of interest. */
 static bool
 copy_entry(int i, ServerEntry *copy)
 {
@@ -636,7 +625,7 @@ copy_entry(int i, ServerEntry *copy)
 	wanted = servers[i].used && servers[i].known &&
 		servers[i].database == MyDatabaseId;
 	if (wanted)
-		memcpy(copy, &servers[i], offsetof(ServerEntry, config_hash));
+		*copy = servers[i];
 	LWLockRelease(cmek_lock(CMEK_LOCK_BOARD));
 	return wanted;
 }
