@@ -207,7 +207,7 @@ make_work() {
 	choose_user
 	work=$(mktemp -d /tmp/cmek.XXXXXX)
 	mkdir "$work/tree"
-	cp -a "$top"/{sql,test} "$work/tree"
+	cp -a "$top"/{docs,sql,test} "$work/tree"
 	[ ! -d "$top/expected" ] || cp -a "$top/expected" "$work/tree"
 	[ -z "${fuzz_library:-}" ] || cp "$fuzz_library" "$work/tree/test/fuzz"
 	if [ -d "${CMEK_TEST_NODE_MODULES:-}" ]; then
