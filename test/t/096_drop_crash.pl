@@ -150,13 +150,13 @@ for my $point (qw(purge-expired purge-removed))
 }
 
 # ---------------------------------------------------------------------
-# The wall clock jumps by a year, forward: the clock of the drop does not
+# The wall clock jumps by a year, forward and back: the clock of the drop does not
 # ---------------------------------------------------------------------
 
 my ($faketime) = glob('/usr/lib/*/faketime/libfaketime.so.1');
 SKIP:
 {
-	skip 'no libfaketime', 4 unless $faketime;
+	skip 'no libfaketime', 8 unless $faketime;
 	my $file = new_key_file("$dir/jump");
 	my $clock = "$dir/clock";
 
@@ -181,6 +181,16 @@ SKIP:
 	my $before = sql("SELECT denied_ms FROM cmek.key_watch WHERE server = 'jump'");
 	ok(until_true("SELECT denied_ms > $before + 2000 FROM cmek.key_watch WHERE server = 'jump'"), 'it goes on counting');
 	is(sql("SELECT to_regclass('jump') IS NOT NULL AND denied_ms < 600000 FROM cmek.key_watch WHERE server = 'jump'"), 't', 'seconds, and nothing is dropped');
+	# and back by two: what was to be done "in a second" is not put off by years
+	open($fh, '>', $clock) or BAIL_OUT("no clock: $!");
+	print $fh '-365d';
+	close($fh);
+	ok(until_true("SELECT now() < pg_postmaster_start_time() - interval '300 days'"), 'two years back');
+	$before = sql("SELECT denied_ms FROM cmek.key_watch WHERE server = 'jump'");
+	ok(until_true("SELECT denied_ms > $before + 2000 FROM cmek.key_watch WHERE server = 'jump'"), 'it goes on counting');
+	is(sql("SELECT to_regclass('jump') IS NOT NULL AND denied_ms < 600000 FROM cmek.key_watch WHERE server = 'jump'"), 't', 'seconds, and nothing is dropped');
+	rename("$file.away", $file) or BAIL_OUT("rename: $!");
+	ok(until_true("SELECT class = 'ok' AND denied_ms = 0 FROM cmek.key_watch WHERE server = 'jump'"), 'and the key that is back is noticed');
 }
 
 $node->stop;
