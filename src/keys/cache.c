@@ -334,6 +334,20 @@ cmek_cache_store(const CmekKeyRequest *what, int server,
 	return same;
 }
 
+/* See internal.h. */
+bool
+cmek_cache_copy(Oid database, const uint8 *uuid, uint8 *key)
+{
+	int			i;
+
+	LWLockAcquire(cmek_lock(CMEK_LOCK_CACHE), LW_SHARED);
+	i = find_slot(database, uuid);
+	if (i >= 0)
+		memcpy(key, keys[i], CMEK_KEY_LEN);
+	LWLockRelease(cmek_lock(CMEK_LOCK_CACHE));
+	return i >= 0;
+}
+
 /* Drop one key, if it is cached. */
 void
 cmek_cache_drop(Oid database, const uint8 *uuid)
