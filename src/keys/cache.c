@@ -249,6 +249,7 @@ cmek_cache_fetch(const CmekKeyRequest *what, uint8 *key, CmekLease *lease)
 			memcpy(key, keys[i], CMEK_KEY_LEN);
 			lease->generation = &slots[i].generation;
 			lease->value = pg_atomic_read_u64(&slots[i].generation);
+			memcpy(lease->uuid, what->uuid, CMEK_UUID_LEN);
 			slots[i].fetched_at = GetCurrentTimestamp();
 		}
 		pg_atomic_write_u32(&slots[i].referenced, 1);

@@ -141,6 +141,7 @@ typedef struct CmekLease
 {
 	pg_atomic_uint64 *generation;
 	uint64		value;
+	uint8		uuid[CMEK_UUID_LEN];	/* of the wrapping that opened it */
 } CmekLease;
 
 /* A cached key that ought to be proved again */
@@ -376,7 +377,7 @@ extern void cmek_dek_unwrap(const CmekDataKeyRow *row,
 
 /* Fail because a KMS did not open, make or wrap a table key */
 extern void cmek_report_unavailable(Oid relid, const CmekKeyRequest *what,
-									const CmekReply *reply) pg_attribute_noreturn();
+									const CmekReply *reply);
 /* A request to open a wrapped table key, as cmek_new_key_request */
 extern CmekKeyRequest *cmek_new_unwrap(Oid serverid,
 									   const CmekTableKeyRow *row);

@@ -260,6 +260,7 @@ wrap(CmekKeyRequest *what, const CmekTableKeyRow *table_key,
 	{
 		/* the worker takes it out of the cache: it never is on the board */
 		cmek_table_key_open(table_key, key, &lease);
+		memcpy(what->source, lease.uuid, CMEK_UUID_LEN);
 		cmek_request_run(what, reply);
 		if (reply->klass == CMEK_KMS_OK)
 			break;
@@ -306,7 +307,6 @@ cmek_replica_make(const CmekTableKeyRow *table_key, const uint8 *key,
 	row->relid = table_key->relid;
 	cmek_random_uuid(row->id);
 	what = cmek_new_key_request(CMEK_OP_WRAP, serverid, row->id);
-	memcpy(what->source, table_key->id, CMEK_UUID_LEN);
 	/* so that a lost key file is not taken for one that never was */
 	cmek_catalog_server_version(what->server_name, what->version);
 	wrap(what, table_key, row);
