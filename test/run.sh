@@ -29,7 +29,8 @@ if [ "${CMEK_TEST_AM:-cmek_heap}" != heap ]; then
 	build_modules
 	# shellcheck disable=SC2053
 	[[ 073_fuzz != ${CMEK_TEST_ONLY:-*} ]] || build_fuzz
-	[[ 087_gcp != ${CMEK_TEST_ONLY:-*} ]] || setup_clients
+	[[ 087_gcp != ${CMEK_TEST_ONLY:-*} && 104_azure != ${CMEK_TEST_ONLY:-*} ]] ||
+		setup_clients
 fi
 make_work
 mount_small

@@ -499,7 +499,12 @@ settle_cache(const BoardSlot *slot, CmekKmsAnswer *answer,
 							"the KMS unwrapped another table key than before");
 	}
 	else if (what->op == CMEK_OP_UNWRAP && answer->klass == CMEK_KMS_DENIED)
+	{
 		cmek_cache_drop_server(slot->server);
+		/* its tables may have been opened by other KMS keys: look again */
+		if (!cmek_server_denied(slot->server))
+			cmek_cache_end_leases();
+	}
 	else if (what->op == CMEK_OP_UNWRAP && answer->klass == CMEK_KMS_CORRUPT)
 		cmek_cache_drop(what->database, what->uuid);
 }

@@ -230,6 +230,7 @@ static void
 copy_key(int i, uint8 *key, CmekLease *lease)
 {
 	memcpy(key, keys[i], CMEK_KEY_LEN);
+	memcpy(lease->uuid, slots[i].uuid, CMEK_UUID_LEN);
 	lease->generation = &slots[i].generation;
 	lease->value = pg_atomic_read_u64(&slots[i].generation);
 	slots[i].fetched_at = GetCurrentTimestamp();
@@ -358,6 +359,20 @@ cmek_cache_store(const CmekKeyRequest *what, int server,
 		renew(server, hash, what->config_hash, proved_at);
 	LWLockRelease(cmek_lock(CMEK_LOCK_CACHE));
 	return same;
+}
+
+/* See internal.h. */
+bool
+cmek_cache_copy(Oid database, const uint8 *uuid, uint8 *key)
+{
+	int			i;
+
+	LWLockAcquire(cmek_lock(CMEK_LOCK_CACHE), LW_SHARED);
+	i = find_slot(database, uuid);
+	if (i >= 0)
+		memcpy(key, keys[i], CMEK_KEY_LEN);
+	LWLockRelease(cmek_lock(CMEK_LOCK_CACHE));
+	return i >= 0;
 }
 
 /* Drop one key, if it is cached. */

@@ -27,6 +27,7 @@
 #define CMEK_EVENT_DROP_KEY		"drop key"
 #define CMEK_EVENT_BIND			"bind"
 #define CMEK_EVENT_SWITCH		"switch"
+#define CMEK_EVENT_REPLICAS		"replicas"	/* another set of replica keys */
 #define CMEK_EVENT_IMPORT		"import"
 #define CMEK_EVENT_UNBIND		"unbind"
 #define CMEK_EVENT_ROTATE		"rotate"

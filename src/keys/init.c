@@ -221,6 +221,7 @@ cmek_keys_init(void)
 {
 	define_settings();
 	define_renewal_settings();
+	cmek_replica_init();
 	/* key rows are deleted without the library preloaded, too */
 	cmek_catalog_init();
 	if (!process_shared_preload_libraries_in_progress)

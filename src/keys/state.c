@@ -200,6 +200,8 @@ cmek_server_suspend(int server, const CmekSuspension *suspension)
 		return;
 	servers[server].suspension = *suspension;
 	cmek_cache_drop_server(server);
+	/* its tables may have been opened by other KMS keys */
+	cmek_cache_end_leases();
 }
 
 /*
@@ -320,6 +322,13 @@ cmek_server_since(int server)
 	const ServerEntry *entry = &servers[server];
 
 	return entry->known && entry->klass != CMEK_KMS_OK ? entry->since : 0;
+}
+
+/* See internal.h. */
+bool
+cmek_server_denied(int server)
+{
+	return servers[server].denied_at > servers[server].last_ok;
 }
 
 /* Remember a failure, for twice as long as the one before it. */
@@ -523,6 +532,34 @@ cmek_server_forgives(const CmekKeyRequest *what, uint8 *key, CmekLease *lease)
 								key, lease);
 	LWLockRelease(cmek_lock(CMEK_LOCK_BOARD));
 	return found;
+}
+
+/* See internal.h. */
+bool
+cmek_server_was_denied(Oid serverid)
+{
+	const ServerEntry *entry;
+	bool		denied;
+
+	LWLockAcquire(cmek_lock(CMEK_LOCK_BOARD), LW_SHARED);
+	entry = find_entry(serverid);
+	denied = entry != NULL && entry->denied_at > entry->last_ok;
+	LWLockRelease(cmek_lock(CMEK_LOCK_BOARD));
+	return denied;
+}
+
+/* See internal.h. */
+bool
+cmek_server_is_failing(Oid serverid)
+{
+	const ServerEntry *entry;
+	bool		failing;
+
+	LWLockAcquire(cmek_lock(CMEK_LOCK_BOARD), LW_SHARED);
+	entry = find_entry(serverid);
+	failing = entry != NULL && entry->known && entry->klass != CMEK_KMS_OK;
+	LWLockRelease(cmek_lock(CMEK_LOCK_BOARD));
+	return failing;
 }
 
 /* See watch.h. */

@@ -308,7 +308,8 @@ static const CmekKmsOption azure_options[] = {
 	{"client_id", CMEK_OPTION_MAPPING},
 	{"client_secret", CMEK_OPTION_MAPPING | CMEK_OPTION_SECRET},
 	{"certificate_file", CMEK_OPTION_MAPPING | CMEK_OPTION_SUPERUSER},
-	{"certificate", CMEK_OPTION_MAPPING | CMEK_OPTION_SECRET},
+	{"certificate", CMEK_OPTION_MAPPING},
+	{"private_key", CMEK_OPTION_MAPPING | CMEK_OPTION_SECRET},
 	{NULL, 0}
 };
 
@@ -339,7 +340,7 @@ static void
 azure_validate(List *options, Oid catalog)
 {
 	static const char *const methods[] = {
-		"client_secret", "certificate_file", "certificate", NULL
+		"client_secret", "certificate_file", "private_key", NULL
 	};
 
 	check_key_id(options);
@@ -350,6 +351,8 @@ azure_validate(List *options, Oid catalog)
 	cmek_option_check_url(options, "authority");
 	cmek_option_check_url(options, "resource");
 	cmek_option_check_path(options, "certificate_file");
+	cmek_option_check_needs(options, "certificate", "private_key");
+	cmek_option_check_needs(options, "private_key", "certificate");
 	if (catalog == ForeignServerRelationId || options == NIL)
 		return;
 	cmek_option_check_one_of(options, methods);

@@ -46,7 +46,7 @@ cmek_azure_has_credentials(const CmekKmsConfig *config)
 {
 	return cmek_kms_config_get(config, "client_secret") != NULL ||
 		cmek_kms_config_get(config, "certificate_file") != NULL ||
-		cmek_kms_config_get(config, "certificate") != NULL;
+		cmek_kms_config_get(config, "private_key") != NULL;
 }
 
 /* See azure.h. */
@@ -158,6 +158,18 @@ token_of_application(const CmekKmsRequest *req, const char *tenant,
 	return answer->klass == CMEK_KMS_OK;
 }
 
+/* Certificate and private key of the user mapping, in one text as in a file */
+static const char *
+inline_certificate(const CmekKmsConfig *config)
+{
+	CmekText	pem = cmek_kms_new_text(CMEK_KMS_MAX_CONFIG);
+
+	cmek_text_add(&pem, cmek_kms_config_get(config, "private_key"));
+	cmek_text_add(&pem, "\n");
+	cmek_text_add(&pem, cmek_kms_config_get(config, "certificate"));
+	return pem.data;
+}
+
 /* A token by the credentials of the user mapping. */
 static bool
 token_by_mapping(const CmekKmsRequest *req, CmekAzureToken *token,
@@ -168,14 +180,14 @@ token_by_mapping(const CmekKmsRequest *req, CmekAzureToken *token,
 	const char *client = cmek_kms_config_get(config, "client_id");
 	const char *secret = cmek_kms_config_get(config, "client_secret");
 	const char *path = cmek_kms_config_get(config, "certificate_file");
-	const char *pem = cmek_kms_config_get(config, "certificate");
 	CmekText	audience = cmek_kms_new_text(CMEK_AZURE_MAX_URL);
 	const char *assertion = NULL;
+	const char *pem;
 
-	if (path != NULL)
-		pem = cmek_kms_read_file(path, MAX_FILE, NULL, answer);
 	if (secret == NULL)
 	{
+		pem = path == NULL ? inline_certificate(config) :
+			cmek_kms_read_file(path, MAX_FILE, NULL, answer);
 		/* the assertion is for this address and no other */
 		cmek_azure_token_url(config, tenant, &audience);
 		if (pem == NULL ||
@@ -253,6 +265,7 @@ identify_token(CmekAzureOperation *op, const char *identity)
 		cmek_kms_config_get(config, "client_secret"),
 		cmek_kms_config_get(config, "certificate_file"),
 		cmek_kms_config_get(config, "certificate"),
+		cmek_kms_config_get(config, "private_key"),
 		cmek_azure_authority(config),
 		cmek_azure_resource(config),
 		identity

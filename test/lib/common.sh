@@ -180,11 +180,13 @@ setup_clients() {
 		! command -v node >/dev/null; then
 		return 0
 	fi
-	if [ ! -d "$top/build/clients/node_modules/@google-cloud/kms" ]; then
-		say "installing with npm, in build/clients: @google-cloud/kms"
+	if [ ! -d "$top/build/clients/node_modules/@google-cloud/kms" ] ||
+		[ ! -d "$top/build/clients/node_modules/@azure/keyvault-keys" ]; then
+		say "installing with npm, in build/clients: @google-cloud/kms, @azure/keyvault-keys"
 		mkdir -p "$top/build/clients"
 		npm install --prefix "$top/build/clients" --no-audit --no-fund \
-			--ignore-scripts --loglevel=error '@google-cloud/kms@5' ||
+			--ignore-scripts --loglevel=error '@google-cloud/kms@5' \
+			'@azure/keyvault-keys@4' ||
 			{ say "npm could not: its assertions will be skipped"; return 0; }
 	fi
 	CMEK_TEST_NODE_MODULES=$top/build/clients/node_modules

@@ -66,6 +66,14 @@ sub server
 sub encode_base64url { return encode_base64($_[0], '') =~ tr{+/=}{-_}dr }
 sub decode_base64url { return decode_base64($_[0] =~ tr{-_}{+/}r) }
 
+# A file of certificate and key as options
+sub inline
+{
+	my ($private, $certificate) = slurp_file($_[0]) =~ /(-----BEGIN PRIVATE.*?-----END PRIVATE KEY-----)\s+(-----BEGIN CERT.*)/s;
+
+	return "certificate '$certificate', private_key '$private'";
+}
+
 # The version that wrapped a table's newest key
 sub version_of { return sql("SELECT kms_key_version FROM cmek.tables WHERE \"table\" = '$_[0]'::regclass") }
 
@@ -151,7 +159,7 @@ $azure->tell('app', tenant => $tenant, client => $by_cert, certificate => $pem);
 $azure->tell('grant', who => $by_cert, key => 'k1');
 server('c', "key_id '$vault/k1'", "tenant_id '$tenant', client_id '$by_cert', certificate_file '$pem'");
 is(sql("SELECT bool_and(ok) FROM cmek.check_key('c')"), 't', 'a certificate file: assertion with x5t');
-server('d', "key_id '$vault/k1'", "tenant_id '$tenant', client_id '$by_cert', certificate '@{[slurp_file($pem)]}'");
+server('d', "key_id '$vault/k1'", "tenant_id '$tenant', client_id '$by_cert', @{[inline($pem)]}");
 is(sql("SELECT bool_and(ok) FROM cmek.check_key('d')"), 't', 'a certificate in the user mapping');
 unlike(sql("SELECT umoptions FROM pg_user_mappings WHERE srvname = 'd'"), qr/PRIVATE KEY/, '... is sealed in the catalog');
 my ($other_cert, $other_key) = test_certificate(2);
@@ -206,7 +214,8 @@ for my $bad ([ 'https://evil.example/keys/k', 'no Key Vault or Managed HSM' ], [
 	($ret, $out, $err) = $node->psql('tenants', "SET ROLE tenant; CREATE SERVER x FOREIGN DATA WRAPPER cmek_azure OPTIONS (key_id '$bad->[0]')");
 	like($err, qr/$bad->[1]/, "refused: $bad->[0]");
 }
-my %refused = ("client_secret 'x'" => 'needs option', "client_secret 'x', certificate 'y', tenant_id 't', client_id 'c'" => 'exclude each other',
+my %refused = ("client_secret 'x'" => 'needs option', "client_secret 'x', certificate 'y', private_key 'z', tenant_id 't', client_id 'c'" => 'exclude each other',
+	"certificate 'y', tenant_id 't', client_id 'c'" => 'needs option',
 	"tenant_id 't', client_id 'c'" => 'credentials are incomplete', "tenant_id 'a/b', client_id 'c', client_secret 's'" => 'must be a name');
 for my $options (sort keys %refused)
 {
