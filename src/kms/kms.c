@@ -26,6 +26,7 @@ static const CmekKmsProvider *const providers[] = {
 	&cmek_aws_provider,
 	&cmek_gcp_provider,
 	&cmek_vault_provider,
+	&cmek_azure_provider,
 };
 
 /* The provider behind a foreign-data wrapper; NULL when it is not ours. */
@@ -122,4 +123,5 @@ cmek_kms_init(void)
 							 PGC_SUSET, 0,
 							 NULL, NULL, NULL);
 	cmek_gcp_init();
+	cmek_azure_init();
 }

@@ -248,7 +248,7 @@ ok(until_dropped($_), "nothing holds $_ any more") for qw(base typed allows);
 # A reader's transaction is waited for, not broken; then no room for the snapshot
 new_key('r', ", drop_after '2s'");
 sql(q{CREATE TABLE r (a int) USING cmek_heap WITH (cmek.key = 'r'); INSERT INTO r VALUES (1)});
-my $small = $ENV{CMEK_SMALL_FS} ? "$ENV{CMEK_SMALL_FS}/space" : undef;
+my $small = $ENV{CMEK_SMALL_FS} ? "$ENV{CMEK_SMALL_FS}/snapshots" : undef;
 my $full = $small || "$dir/full";
 if ($small)
 {
