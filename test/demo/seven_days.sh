@@ -14,7 +14,7 @@ timeline() {
 	sql "SELECT format('   day %s  %s  %s', to_char(extract(epoch FROM e.at - l.at) / $day, '990.0'), rpad(e.event || ' ' || e.outcome, 17),
 			concat_ws(', ', e.\"table\", CASE WHEN e.drop_at IS NOT NULL THEN 'to be dropped on day ' ||
 				to_char(extract(epoch FROM e.drop_at - l.at) / $day, 'FM990.0') END, e.detail))
-		FROM cmek.key_events e, (SELECT max(at) AS at FROM cmek.key_events WHERE event = 'lost' AND key = 'acme') l
+		FROM cmek.key_events e, (SELECT max(at) AS at FROM cmek.key_events WHERE event = 'denied' AND key = 'acme') l
 		WHERE e.at >= l.at AND (e.key = 'acme' OR e.event IN ('drop', 'snapshot', 'restore')) ORDER BY e.id"
 }
 
@@ -77,7 +77,7 @@ warnings=$(sql "SELECT count(*) FROM cmek.key_events WHERE event = 'warn' AND ke
 printf '   cmek.key_events:\n'
 timeline | awk '{ if (/ warn / && ++n > 4 && n < total - 2) { if (!said++) print "            ... " } else print }' total="$warnings"
 fact "warnings" "$warnings"
-days=$(sql "SELECT extract(epoch FROM d.at - l.at) / $day >= 6.9 FROM (SELECT at FROM cmek.key_events WHERE event = 'lost' AND key = 'acme' ORDER BY id DESC LIMIT 1) l,
+days=$(sql "SELECT extract(epoch FROM d.at - l.at) / $day >= 6.9 FROM (SELECT at FROM cmek.key_events WHERE event = 'denied' AND key = 'acme' ORDER BY id DESC LIMIT 1) l,
 	(SELECT at FROM cmek.key_events WHERE event = 'drop' AND outcome = 'done') d")
 expect "dropped after seven days, not before" "$days" t
 

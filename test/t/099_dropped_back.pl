@@ -37,10 +37,10 @@ sub definitions
 
 	return $n->safe_psql('postgres', "SET search_path = pg_catalog;
 		SELECT c.relname, a.amname, pg_get_indexdef(i.indexrelid), c.reloptions, indisunique, indisprimary, indisexclusion, indimmediate, indisvalid
-		FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am a ON a.oid = c.relam WHERE i.indrelid = '$table'::regclass ORDER BY 1;
-		SELECT conname, contype, convalidated, condeferrable, condeferred, pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = '$table'::regclass ORDER BY 1;
+		FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am a ON a.oid = c.relam WHERE i.indrelid = 'public.$table'::regclass ORDER BY 1;
+		SELECT conname, contype, convalidated, condeferrable, condeferred, pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = 'public.$table'::regclass ORDER BY 1;
 		SELECT attname, attnotnull, attidentity, attgenerated, attstorage, format_type(atttypid, atttypmod), pg_get_expr(adbin, adrelid) FROM pg_attribute
-		LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum WHERE attrelid = '$table'::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum");
+		LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum WHERE attrelid = 'public.$table'::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum");
 }
 
 # Restored; what could not be recreated

@@ -34,6 +34,7 @@ sub sql { return $node->safe_psql('postgres', $_[0]); }
 # The file format
 # ---------------------------------------------------------------------
 
+my %crc_of;
 my @crc_table = map { my $c = $_; $c = $c & 1 ? 0x82F63B78 ^ ($c >> 1) : $c >> 1 for 1 .. 8; $c } 0 .. 255;
 
 sub crc32c
@@ -65,8 +66,10 @@ sub build
 {
 	my ($snap) = @_;
 	my $bytes = $snap->{header};
+	# most blocks are those of the file before
 	my $block = sub { my ($type, $payload) = @_; my $head = pack('a4 V', $type, length($payload));
-		return $head . pack('V V', crc32c($head . $payload), 0) . $payload };
+		my $crc = $crc_of{ sha256($head . $payload) } //= crc32c($head . $payload);
+		return $head . pack('V V', $crc, 0) . $payload };
 
 	$bytes .= $block->(@$_) for @{ $snap->{blocks} };
 	my $tail = $snap->{tail};
