@@ -140,6 +140,8 @@ like($notes{t}, qr/^view public\.v: needed the table and was not recreated; it w
 like($notes{t}, qr/^table constraint points_fk on public\.points: needed the table and was not recreated; it was: FOREIGN KEY \(t\) REFERENCES public\.t\(id\)/m, 't: the foreign key of another table, too');
 like($notes{part1}, qr/^partition of table "public"\."part" FOR VALUES FROM \('2020-01-01'\) TO \('2021-01-01'\): not attached$/m, 'part1: what it was a partition of');
 like($notes{child}, qr/^child of table "public"\."parent": not attached$/m, 'child: whose child it was');
+is(sqlstate($node, "SET ROLE alice; SELECT cmek.restore_snapshot('$id_of{boss}', 'boss2', 'k')"), '', 'its owner restores it, too');
+is(checksums($node, 'boss2'), $before{boss}, 'with every row');
 # what is not said to be missing is there: then the reports can be followed
 is(sql(q{ALTER TABLE part ATTACH PARTITION part1 FOR VALUES FROM ('2020-01-01') TO ('2021-01-01'); SELECT count(*), count(DISTINCT tableoid) FROM part}), '600|2', 'the partition is attached again');
 is(sql(q{SELECT count(*) FROM pg_inherits i JOIN pg_index x ON x.indexrelid = i.inhrelid WHERE x.indrelid = 'part1'::regclass}), '2', 'with the indexes that it came with');
