@@ -795,12 +795,9 @@ CREATE VIEW cmek.snapshots WITH (security_barrier) AS
 GRANT SELECT ON cmek.snapshots TO PUBLIC;
 
 CREATE VIEW cmek.snapshot_progress WITH (security_barrier) AS
-	SELECT p.pid, p.relid::regclass AS "table", p.done AS rows_done,
-		   p.total AS rows_total, p.started_at
+	-- a table that is being restored has no name for others yet
+	SELECT p.pid, nullif(p.relid, 0)::regclass AS "table", p.command AS phase, p.done AS bytes_done,
+		   nullif(p.total, 0) AS bytes_total, p.started_at
 	FROM cmek.progress_slots() p
-	JOIN pg_catalog.pg_class c ON c.oid = p.relid
-	WHERE p.command = 'snapshot'
-	  AND p.datid = (SELECT oid FROM pg_catalog.pg_database
-					 WHERE datname = pg_catalog.current_database())
-	  AND pg_catalog.pg_has_role(c.relowner, 'USAGE');
+	WHERE p.command LIKE 'snapshot,%' OR p.command LIKE 'restore,%';
 GRANT SELECT ON cmek.snapshot_progress TO PUBLIC;

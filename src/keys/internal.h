@@ -158,6 +158,9 @@ extern Size cmek_cache_shmem_size(void);
 extern void cmek_cache_shmem_init(void);
 extern bool cmek_cache_fetch(const CmekKeyRequest *what, uint8 *key,
 							 CmekLease *lease);
+extern bool cmek_cache_fetch_proved(const CmekKeyRequest *what, int server,
+									TimestampTz oldest, uint8 *key,
+									CmekLease *lease);
 extern bool cmek_cache_store(const CmekKeyRequest *what, int server,
 							 const CmekKmsAnswer *answer,
 							 TimestampTz proved_at, bool may_insert);
@@ -192,6 +195,7 @@ extern void cmek_state_shmem_init(void);
 extern int	cmek_num_servers(void);
 extern int	cmek_server_enter(const CmekKeyRequest *what);
 extern int	cmek_server_reserve(Oid database, Oid server, const char *name);
+extern void cmek_server_asked(int server, const CmekKeyRequest *what);
 extern void cmek_server_leave(int server);
 /* Suspend a server, or resume it (NULL); its cached keys are dropped */
 extern void cmek_server_suspend(int server, const CmekSuspension *suspension);
@@ -214,6 +218,22 @@ extern bool cmek_server_was_denied(Oid serverid);
 extern bool cmek_server_is_failing(Oid serverid);
 extern bool cmek_server_proof_config(int server, CmekKeyRequest *what);
 extern void cmek_server_oldest_proofs(TimestampTz now, TimestampTz *oldest);
+/* Takes the board's lock itself */
+extern bool cmek_server_forgives(const CmekKeyRequest *what, uint8 *key,
+								 CmekLease *lease);
+
+/* ----------
+ * proofoptions.c: options of KMS keys that work.  Call with the board's lock.
+ * ----------
+ */
+extern Size cmek_proof_options_shmem_size(void);
+extern void cmek_proof_options_shmem_init(void);
+/* The options of a request work */
+extern void cmek_proof_options_keep(int server, const CmekKeyRequest *what);
+/* Fill in the options that work, if they are those of this hash */
+extern bool cmek_proof_options_read(int server, uint64 config_hash,
+									CmekKeyRequest *what);
+extern void cmek_proof_options_forget(int server);
 
 /* ----------
  * board.c: requests on their way to workers

@@ -129,6 +129,20 @@ ask_for_key(const CmekKeyRequest *what, uint8 *key, CmekLease *lease,
 }
 
 /*
+ * Is the key in the cache by other options, and an answer to ours no word of
+ * the KMS about the key?  Then a mistake in ALTER SERVER is no outage yet.
+ */
+static bool
+is_forgiven(const CmekKeyRequest *what, uint8 *key, CmekLease *lease,
+			const CmekReply *reply)
+{
+	return !what->fresh &&
+		(reply->klass == CMEK_KMS_UNREACHABLE ||
+		 reply->klass == CMEK_KMS_MISCONFIGURED) &&
+		cmek_server_forgives(what, key, lease);
+}
+
+/*
  * Copy the opened key of a request out of the cache, after asking for it when
  * it is not there.  False with the reason in the reply.
  *
@@ -146,7 +160,8 @@ cmek_fetch_key(const CmekKeyRequest *what, uint8 *key, CmekLease *lease,
 	{
 		cmek_stat_add(CMEK_STAT_MISSES, 1);
 		if (is_suspended(what, reply) ||
-			!ask_for_key(what, key, lease, reply))
+			(!ask_for_key(what, key, lease, reply) &&
+			 !is_forgiven(what, key, lease, reply)))
 			return false;
 	}
 	if (!is_suspended(what, reply))
