@@ -19,7 +19,7 @@ PG_FUNCTION_INFO_V1(cmek_btree_handler);
 Datum
 cmek_btree_handler(PG_FUNCTION_ARGS)
 {
-	IndexAmRoutine *am = (IndexAmRoutine *) DatumGetPointer(bthandler(fcinfo));
+	IndexAmRoutine *am = cmek_own_index_routine(DatumGetPointer(bthandler(fcinfo)));
 
 	am->ambuild = bt_build;
 	am->ambuildempty = bt_buildempty;
