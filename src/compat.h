@@ -173,11 +173,28 @@ typedef bool CmekUpdateIndexes;
 	SearchSysCacheCopy1(RELOID, ObjectIdGetDatum(relid))
 #define cmek_class_unlock(pg_class, tid) ((void) (tid))
 #endif
-/* 19 hands out index routines that nobody may change */
+/*
+ * 19 hands out index routines that nobody may change, and that live as long as
+ * the process; before, they are the caller's
+ */
+#include "access/amapi.h"
 #if PG_VERSION_NUM >= 190000
 #define CMEK_INDEX_ROUTINE const IndexAmRoutine
+static inline IndexAmRoutine *
+cmek_own_index_routine(const void *stock)
+{
+	static IndexAmRoutine own;
+
+	own = *(const IndexAmRoutine *) stock;
+	return &own;
+}
 #else
 #define CMEK_INDEX_ROUTINE IndexAmRoutine
+static inline IndexAmRoutine *
+cmek_own_index_routine(void *stock)
+{
+	return (IndexAmRoutine *) stock;
+}
 #endif
 #if PG_VERSION_NUM >= 160000
 #define CMEK_FIRST_FILE_SUBID(rel) ((rel)->rd_firstRelfilelocatorSubid)

@@ -10,6 +10,7 @@
  */
 #include "postgres.h"
 
+#include <limits.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
