@@ -37,6 +37,9 @@ extern const CmekKmsProvider cmek_gcp_provider;
 extern const CmekKmsProvider cmek_vault_provider;
 extern void cmek_gcp_init(void);
 
+/* pkcs11.c */
+extern const CmekKmsProvider cmek_pkcs11_provider;
+
 /* aad.c: writes CMEK_KMS_AAD_LEN characters and a NUL */
 extern void cmek_kms_aad(const uint8 *uuid, char *aad);
 

@@ -26,6 +26,7 @@ static const CmekKmsProvider *const providers[] = {
 	&cmek_aws_provider,
 	&cmek_gcp_provider,
 	&cmek_vault_provider,
+	&cmek_pkcs11_provider,
 };
 
 /* The provider behind a foreign-data wrapper; NULL when it is not ours. */
