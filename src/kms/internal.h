@@ -37,7 +37,8 @@ extern const CmekKmsProvider cmek_gcp_provider;
 extern const CmekKmsProvider cmek_vault_provider;
 extern void cmek_gcp_init(void);
 
-/* pkcs11.c */
+/* kmip.c, pkcs11.c */
+extern const CmekKmsProvider cmek_kmip_provider;
 extern const CmekKmsProvider cmek_pkcs11_provider;
 
 /* aad.c: writes CMEK_KMS_AAD_LEN characters and a NUL */
