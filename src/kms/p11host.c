@@ -22,6 +22,7 @@
 #include "postgres.h"
 
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -41,6 +42,7 @@
 
 #define MAX_HOSTS 8
 #define POLITE_MS 100			/* to leave by itself */
+#define MAX_MAPPINGS 256
 
 struct P11Host
 {
@@ -53,6 +55,35 @@ struct P11Host
 
 static P11Host hosts[MAX_HOSTS];
 static uint64 clock_of_use = 0;
+
+/*
+ * In the fork: give up all memory that is shared, whose it ever is.  Main
+ * shared memory is known to the server; dynamic shared memory has counts of
+ * users that are not ours to change.
+ */
+static void
+unmap_shared(void)
+{
+	static unsigned long ranges[MAX_MAPPINGS][2];
+	FILE	   *maps;
+	char		mapping[1024];
+	int			n = 0;
+
+	PGSharedMemoryDetach();
+	maps = fopen("/proc/self/maps", "r");
+	while (maps != NULL && n < MAX_MAPPINGS && fgets(mapping, sizeof(mapping), maps) != NULL)
+	{
+		char		permissions[8];
+
+		if (sscanf(mapping, "%lx-%lx %7s", &ranges[n][0], &ranges[n][1], permissions) == 3 &&
+			permissions[3] == 's')
+			n++;
+	}
+	if (maps != NULL)
+		fclose(maps);
+	for (int i = 0; i < n; i++)
+		(void) munmap((void *) ranges[i][0], ranges[i][1] - ranges[i][0]);
+}
 
 /* In the fork: be nothing of the server's any more, and serve. */
 static void
@@ -75,7 +106,7 @@ become_host(int fd, pid_t parent)
 	if (!cmek_allow_core_dumps)
 		(void) prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 	set_ps_display("PKCS#11 module");
-	PGSharedMemoryDetach();
+	unmap_shared();
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	cmek_p11_serve(3);

@@ -25,7 +25,8 @@ my $fault = $ENV{CMEK_P11_FAULT} = "$dir/fault";
 $ENV{CMEK_P11_REAL} = $soft;
 $hsm->client('make', 'leaves', 'extractable');
 
-my $node = cmek_node('pkcs11', config => [ 'autovacuum = off', "cmek.kms_timeout = '3s'" ]);
+# core dumps allowed: else nobody could look at the maps of its processes
+my $node = cmek_node('pkcs11', config => [ 'autovacuum = off', "cmek.kms_timeout = '3s'", 'cmek.allow_core_dumps = on' ]);
 my $faulty = `pg_config --pkglibdir` =~ s/\n//r . '/cmek_test_hsm.so';
 my $pid = slurp_file($node->data_dir . '/postmaster.pid') =~ s/\n.*//sr;
 
@@ -140,7 +141,7 @@ is(step('twin', 'key', 'code'), 'KeyAmbiguous', 'two keys of one label');
 server('nomodule', 'k', '/nonexistent.so', '1234');
 is(step('nomodule', 'identity', 'code'), 'ModuleNotLoaded', 'no such module');
 like(step('nomodule', 'identity', 'hint'), qr/option "module"/, '... and what to do');
-server('nofunctions', 'k', '/lib/x86_64-linux-gnu/libm.so.6', '1234');
+server('nofunctions', 'k', $faulty =~ s/cmek_test_hsm/cmek/r, '1234');
 is(step('nofunctions', 'identity', 'code'), 'ModuleNotLoaded', 'a library that is no module');
 
 # ---- a wrong PIN is tried once, whoever asks ----
@@ -228,13 +229,10 @@ fault('hangs in C_Initialize', 'C_Initialize hang', 'ModuleTimeout \(unreachable
 fault('hangs in C_Login', 'C_Login hang', 'ModuleTimeout \(unreachable\)');
 is(-s $pins, 48 + 2 * 32, 'none of this was a refused PIN');
 
-# a session that is lost under us is replaced within the statement
-spew($fault, "C_FindObjects 0xb3\n");
-my $hurry = $node->background_psql('postgres', on_error_stop => 0);
-sleep(0.2);
-unlink($fault);
-is(sqlstate($node, 'SELECT * FROM f'), '', 'a session lost for a moment is not noticed');
-$hurry->quit;
+# a session that is lost under us is replaced within the call
+spew($fault, "C_FindObjects once:0xb3\n");
+is(step('f', 'decrypt', 'ok'), 't', 'a session lost once is not noticed');
+ok(!-e $fault, '... though it was lost');
 
 # one that hangs, and a healthy key on another one
 my $file = new_key_file("$dir/key");

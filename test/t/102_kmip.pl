@@ -104,9 +104,20 @@ is(step('sleeping', 'key', 'code'), 'StatePreActive', 'a key that is not active 
 is(step('sleeping', 'key', 'hint'), 'Activate the key.', '... and what to do');
 
 # a server that refuses us everything says nothing of the key
+$kmip->tell('owner', uid => $uid, owner => 'somebody');
 $kmip->tell('fault', operation => 'QUERY', kind => 'reason', reason => 3, times => 0);
-is(step('nokey', 'key', 'code'), 'ClientNotKnown', 'a refusal is no denial when the server answers us nothing else');
+$node->restart;
+my $refused = '';
+for (1 .. 20)
+{
+	$refused = error_text($node, 'SELECT count(*) FROM v14');
+	last if $refused =~ /ClientNotKnown/;
+	sleep(0.5);
+}
+like($refused, qr/ClientNotKnown \(misconfigured\)/, 'a refusal is no denial when the server answers us nothing else');
 $kmip->tell('clear');
+$kmip->tell('owner', uid => $uid, owner => 'db');
+ok(wait_for_ok($node, "SELECT count(*) FROM $_"), '... back: readable') for 'v14', 'v20';
 
 # ---- a damaged blob ----
 sql("CREATE TABLE bad (a int) USING cmek_heap WITH (cmek.key = 'v14'); INSERT INTO bad VALUES (1);
@@ -161,7 +172,7 @@ $second->tell('fault', kind => 'hang', times => 0);
 is(step('both', 'identity', 'ok'), 't', '... or does not answer');
 $second->stop;
 server('nobody', "hosts '127.0.0.1:@{[dead_port()]}, does-not-exist.invalid', key_id '$uid'");
-like(step('nobody', 'identity', 'code'), qr/^(HostNotFound|ConnectionRefused)$/, 'no host there');
+like(step('nobody', 'identity', 'code'), qr/^(HostNotFound|ConnectionRefused|Timeout)$/, 'no host there');
 
 # ---- certificates ----
 server('stranger', "$here, key_id '$uid'", 'stranger');

@@ -7,6 +7,7 @@
  * is read with every call:
  *
  *	 C_Decrypt hang | C_Decrypt crash | C_Decrypt 0x30 | C_Decrypt short
+ *	 C_Decrypt once:0x30, which removes the file
  *
  * Calls of C_Initialize and C_Login are noted, with the process, in the file
  * of the same name with .log at its end.  Needs nothing of the server.
@@ -70,6 +71,11 @@ fault(const char *call)
 			raise(SIGSEGV);
 		if (strcmp(what, "short") == 0)
 			make_short = true;
+		else if (strncmp(what, "once:", 5) == 0)
+		{
+			(void) unlink(file);
+			rv = strtoul(what + 5, NULL, 0);
+		}
 		else
 			rv = strtoul(what, NULL, 0);
 	}
