@@ -29,7 +29,6 @@ typedef unsigned long P11Object;
 #define P11_FUNCTION_FAILED					0x06UL
 #define P11_ARGUMENTS_BAD					0x07UL
 #define P11_CANT_LOCK						0x0aUL
-#define P11_ATTRIBUTE_TYPE_INVALID			0x12UL
 #define P11_DATA_INVALID					0x20UL
 #define P11_DEVICE_ERROR					0x30UL
 #define P11_DEVICE_MEMORY					0x31UL
