@@ -52,7 +52,7 @@ typedef struct P11Report
 } P11Report;
 
 /* p11module.c: serve orders until the other end is closed; never returns */
-extern void cmek_p11_serve(int fd) pg_attribute_noreturn();
+extern void cmek_p11_serve(int fd);
 
 /* ----------
  * p11host.c: processes of modules.  A host is good for one set of credentials,
