@@ -3,6 +3,8 @@
 #   make && sudo make install     build against the pg_config in PATH
 #   make test                     set-up, build and every test
 #   make demo                     set-up, build and the tour
+#   make demo-seven-days          a key that stays away: seven days in seconds
+#   make test-snapshot-size       snapshot and restore of 50, 500, 5000 MB: memory
 #   make bench                    sealed / heap, side by side
 #   make test-core                PostgreSQL's own suites on sealed tables
 #   make test-upgrade             pg_upgrade 15 -> 17 -> 18
@@ -23,7 +25,7 @@ PG_CONFIG ?= pg_config
 
 # These find and install what they need themselves, so they come before
 # anything that asks pg_config; a PG_CONFIG that was given is theirs to use
-TOURS = test demo bench test-core test-upgrade age fuzz test-random test-tamper matrix results test-faults test-assert test-san
+TOURS = test demo demo-seven-days bench test-core test-upgrade age fuzz test-random test-tamper matrix results test-faults test-assert test-san test-snapshot-size
 .PHONY: $(TOURS)
 ifneq ($(filter $(TOURS),$(MAKECMDGOALS)),)
 $(TOURS): export PG_CONFIG := $(if $(filter file,$(origin PG_CONFIG)),,$(PG_CONFIG))
@@ -51,6 +53,11 @@ test-faults:
 	@CMEK_TEST_ONLY='06[0-4]_*' CMEK_FAULT_ROUNDS=$${CMEK_FAULT_ROUNDS:-50} bash $(srcdir)/test/run.sh
 test-assert test-san:
 	@bash $(srcdir)/test/checked/run.sh $(@:test-%=%)
+# needs some 30 GB below /tmp; sizes: CMEK_SNAPSHOT_MB
+test-snapshot-size:
+	@CMEK_TEST_ONLY='106_*' CMEK_SNAPSHOT_MB="$${CMEK_SNAPSHOT_MB:-50 500 5000}" bash $(srcdir)/test/run.sh
+demo-seven-days:
+	@bash $(srcdir)/test/demo/run.sh seven_days
 demo bench:
 	@bash $(srcdir)/test/$@/run.sh
 else

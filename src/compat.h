@@ -33,8 +33,6 @@
 #define CMEK_SET_HOT_BLOCKING(rel, set) ((rel)->rd_hotblockingattr = (set))
 #define CMEK_SET_SUMMARIZED(rel, set) ((rel)->rd_summarizedattr = (set))
 typedef TU_UpdateIndexes CmekUpdateIndexes;
-#define cmek_heap_update(rel, tid, tup, cid, crosscheck, wait, tmfd, mode, ui) \
-	heap_update(rel, tid, tup, cid, crosscheck, wait, tmfd, mode, ui)
 /* heap_update's own answer, but for what only tuple_update knows: no change */
 #define CMEK_ANSWER_UPDATE_INDEXES(ok, heap_only, ui) \
 	do { \
@@ -52,8 +50,6 @@ typedef TU_UpdateIndexes CmekUpdateIndexes;
 #define CMEK_SET_HOT_BLOCKING(rel, set) ((rel)->rd_indexattr = (set))
 #define CMEK_SET_SUMMARIZED(rel, set) ((void) (set))
 typedef bool CmekUpdateIndexes;
-#define cmek_heap_update(rel, tid, tup, cid, crosscheck, wait, tmfd, mode, ui) \
-	heap_update(rel, tid, tup, cid, crosscheck, wait, tmfd, mode)
 #define CMEK_ANSWER_UPDATE_INDEXES(ok, heap_only, ui) \
 	(*(ui) = (ok) && !(heap_only))
 
@@ -103,8 +99,6 @@ typedef bool CmekUpdateIndexes;
 	bool *recheck, uint64 *lossy_pages, uint64 *exact_pages
 #define CMEK_BITMAP_NEXT_ARGS(scan, slot) \
 	scan, slot, recheck, lossy_pages, exact_pages
-#define cmek_index_beginscan(heap, index, snapshot) \
-	index_beginscan(heap, index, snapshot, NULL, 0, 0)
 #define cmek_init_toast_snapshot(snapshot) \
 	(*(snapshot) = *get_toast_snapshot())
 #else
@@ -113,8 +107,6 @@ typedef bool CmekUpdateIndexes;
 #define CMEK_BITMAP_NEXT_PARAMS(scan, slot) \
 	TableScanDesc scan, struct TBMIterateResult *tbmres, TupleTableSlot *slot
 #define CMEK_BITMAP_NEXT_ARGS(scan, slot) scan, tbmres, slot
-#define cmek_index_beginscan(heap, index, snapshot) \
-	index_beginscan(heap, index, snapshot, 0, 0)
 #define cmek_init_toast_snapshot(snapshot) init_toast_snapshot(snapshot)
 #endif
 
@@ -263,6 +255,128 @@ typedef bool CmekUpdateIndexes;
 #define CMEK_TUPLE_DESC_CHANGED(desc, i) ((void) 0)
 #define CMEK_SET_GENERATED_KIND(constraint, kind) ((void) 0)
 #define CMEK_GENERATED_IS_KNOWN(kind) ((kind) == 's')
+#endif
+
+/*
+ * heap/, btree/: 19 gave scans, fetches, slots, deletes and updates flags of
+ * their own, ANALYZE a horizon that heap finds itself, and VACUUM FULL and
+ * CLUSTER the name REPACK, which can be CONCURRENTLY: with a snapshot.
+ *
+ * Callbacks whose parameters differ are declared with these macros and use the
+ * names that are in them.
+ */
+#if PG_VERSION_NUM >= 190000
+#define CMEK_FETCH_BEGIN_PARAMS(rel) Relation rel, uint32 flags
+#define CMEK_FETCH_BEGIN_ARGS(rel) rel, flags
+#define cmek_table_beginscan(rel, snapshot) \
+	table_beginscan(rel, snapshot, 0, NULL, SO_NONE)
+#define cmek_index_beginscan(heap, index, snapshot) \
+	index_beginscan(heap, index, snapshot, NULL, 0, 0, SO_NONE)
+#define cmek_make_slot(desc, ops) MakeTupleTableSlot(desc, ops, 0)
+#define CMEK_ANALYZE_NEXT_PARAMS(scan, slot) \
+	TableScanDesc scan, double *liverows, double *deadrows, TupleTableSlot *slot
+#define CMEK_ANALYZE_NEXT_ARGS(scan, slot) scan, liverows, deadrows, slot
+typedef uint32 CmekWriteOptions;
+#define CMEK_DELETE_PARAMS(rel, tid) \
+	Relation rel, ItemPointer tid, CommandId cid, uint32 options, \
+	Snapshot snapshot, Snapshot crosscheck, bool wait, TM_FailureData *tmfd
+#define CMEK_DELETE_ARGS(rel, tid) \
+	rel, tid, cid, options, snapshot, crosscheck, wait, tmfd
+#define CMEK_HEAP_DELETE_ARGS(rel, tid) \
+	rel, tid, cid, options, crosscheck, wait, tmfd
+#define CMEK_UPDATE_PARAMS(rel, otid, slot) \
+	Relation rel, ItemPointer otid, TupleTableSlot *slot, CommandId cid, \
+	uint32 options, Snapshot snapshot, Snapshot crosscheck, bool wait, \
+	TM_FailureData *tmfd, LockTupleMode *lockmode, \
+	CmekUpdateIndexes *update_indexes
+#define CMEK_HEAP_UPDATE_ARGS(rel, tid, tup) \
+	rel, tid, tup, cid, options, crosscheck, wait, tmfd, lockmode, \
+	update_indexes
+#define CMEK_REWRITE_PARAMS(oldheap, newheap, index) \
+	Relation oldheap, Relation newheap, Relation index, bool use_sort, \
+	TransactionId OldestXmin, Snapshot snapshot, \
+	TransactionId *xid_cutoff, MultiXactId *multi_cutoff, \
+	double *num_tuples, double *tups_vacuumed, double *tups_recently_dead
+#define CMEK_REWRITE_ARGS(oldheap, newheap, index) \
+	oldheap, newheap, index, use_sort, OldestXmin, snapshot, xid_cutoff, \
+	multi_cutoff, num_tuples, tups_vacuumed, tups_recently_dead
+#define CMEK_REWRITE_IS_CONCURRENT (snapshot != NULL)
+#define PROGRESS_CLUSTER_PHASE PROGRESS_REPACK_PHASE
+#define PROGRESS_CLUSTER_INDEX_RELID PROGRESS_REPACK_INDEX_RELID
+#define PROGRESS_CLUSTER_HEAP_TUPLES_SCANNED \
+	PROGRESS_REPACK_HEAP_TUPLES_SCANNED
+#define PROGRESS_CLUSTER_HEAP_TUPLES_WRITTEN \
+	PROGRESS_REPACK_HEAP_TUPLES_INSERTED
+#define PROGRESS_CLUSTER_TOTAL_HEAP_BLKS PROGRESS_REPACK_TOTAL_HEAP_BLKS
+#define PROGRESS_CLUSTER_HEAP_BLKS_SCANNED PROGRESS_REPACK_HEAP_BLKS_SCANNED
+#define PROGRESS_CLUSTER_PHASE_SEQ_SCAN_HEAP \
+	PROGRESS_REPACK_PHASE_SEQ_SCAN_HEAP
+#define PROGRESS_CLUSTER_PHASE_INDEX_SCAN_HEAP \
+	PROGRESS_REPACK_PHASE_INDEX_SCAN_HEAP
+#else
+#define CMEK_FETCH_BEGIN_PARAMS(rel) Relation rel
+#define CMEK_FETCH_BEGIN_ARGS(rel) rel
+#define cmek_table_beginscan(rel, snapshot) \
+	table_beginscan(rel, snapshot, 0, NULL)
+#if PG_VERSION_NUM >= 180000
+#define cmek_index_beginscan(heap, index, snapshot) \
+	index_beginscan(heap, index, snapshot, NULL, 0, 0)
+#else
+#define cmek_index_beginscan(heap, index, snapshot) \
+	index_beginscan(heap, index, snapshot, 0, 0)
+#endif
+#define cmek_make_slot(desc, ops) MakeTupleTableSlot(desc, ops)
+#define CMEK_ANALYZE_NEXT_PARAMS(scan, slot) \
+	TableScanDesc scan, TransactionId OldestXmin, double *liverows, \
+	double *deadrows, TupleTableSlot *slot
+#define CMEK_ANALYZE_NEXT_ARGS(scan, slot) \
+	scan, OldestXmin, liverows, deadrows, slot
+typedef int CmekWriteOptions;
+#define CMEK_DELETE_PARAMS(rel, tid) \
+	Relation rel, ItemPointer tid, CommandId cid, Snapshot snapshot, \
+	Snapshot crosscheck, bool wait, TM_FailureData *tmfd, bool changing_part
+#define CMEK_DELETE_ARGS(rel, tid) \
+	rel, tid, cid, snapshot, crosscheck, wait, tmfd, changing_part
+#define CMEK_HEAP_DELETE_ARGS(rel, tid) \
+	rel, tid, cid, crosscheck, wait, tmfd, changing_part
+#define CMEK_UPDATE_PARAMS(rel, otid, slot) \
+	Relation rel, ItemPointer otid, TupleTableSlot *slot, CommandId cid, \
+	Snapshot snapshot, Snapshot crosscheck, bool wait, \
+	TM_FailureData *tmfd, LockTupleMode *lockmode, \
+	CmekUpdateIndexes *update_indexes
+#if PG_VERSION_NUM >= 160000
+#define CMEK_HEAP_UPDATE_ARGS(rel, tid, tup) \
+	rel, tid, tup, cid, crosscheck, wait, tmfd, lockmode, update_indexes
+#else
+#define CMEK_HEAP_UPDATE_ARGS(rel, tid, tup) \
+	rel, tid, tup, cid, crosscheck, wait, tmfd, lockmode
+#endif
+#define CMEK_REWRITE_PARAMS(oldheap, newheap, index) \
+	Relation oldheap, Relation newheap, Relation index, bool use_sort, \
+	TransactionId OldestXmin, \
+	TransactionId *xid_cutoff, MultiXactId *multi_cutoff, \
+	double *num_tuples, double *tups_vacuumed, double *tups_recently_dead
+#define CMEK_REWRITE_ARGS(oldheap, newheap, index) \
+	oldheap, newheap, index, use_sort, OldestXmin, xid_cutoff, \
+	multi_cutoff, num_tuples, tups_vacuumed, tups_recently_dead
+#define CMEK_REWRITE_IS_CONCURRENT false
+#endif
+
+/* ddl/: 19 replaced the hook that sees what the planner knows of a table */
+#include "optimizer/pathnode.h"
+#include "optimizer/plancat.h"
+#if PG_VERSION_NUM >= 190000
+typedef build_simple_rel_hook_type CmekRelationInfoHook;
+#define cmek_relation_info_hook build_simple_rel_hook
+#define CMEK_RELATION_INFO_PARAMS(root, rel) \
+	PlannerInfo *root, RelOptInfo *rel, RangeTblEntry *rte
+#define CMEK_RELATION_INFO_ARGS(root, rel) root, rel, rte
+#else
+typedef get_relation_info_hook_type CmekRelationInfoHook;
+#define cmek_relation_info_hook get_relation_info_hook
+#define CMEK_RELATION_INFO_PARAMS(root, rel) \
+	PlannerInfo *root, Oid relid, bool inhparent, RelOptInfo *rel
+#define CMEK_RELATION_INFO_ARGS(root, rel) root, relid, inhparent, rel
 #endif
 
 #endif							/* CMEK_COMPAT_H */

@@ -150,6 +150,32 @@ typedef struct CmekFileWrapAad
 } CmekFileWrapAad;
 
 /*
+ * Provider cmek_azure: the KMS binds no context, so a table key is sealed under
+ * a key that is made for it alone, and the KMS wraps that one:
+ *
+ *	 header 36 | wrapped key | nonce 12 | table key 32 | tag 16
+ */
+#define CMEK_AZURE_WRAP_DOMAIN "cmek_azure table key 1"
+#define CMEK_AZURE_BLOB_LAYOUT 1
+#define CMEK_AZURE_VERSION_LEN 32
+
+typedef struct CmekAzureBlobHeader
+{
+	uint8		layout;			/* CMEK_AZURE_BLOB_LAYOUT */
+	uint8		algorithm;		/* CmekAzureAlgorithm (kms/azurewire.h) */
+	uint8		wrapped_len[2]; /* high byte first */
+	char		version[CMEK_AZURE_VERSION_LEN];	/* of the KMS key, then
+													 * zeros */
+} CmekAzureBlobHeader;
+
+typedef struct CmekAzureWrapAad
+{
+	char		domain[32];		/* CMEK_AZURE_WRAP_DOMAIN, then zeros */
+	uint8		uuid[CMEK_UUID_LEN];
+	CmekAzureBlobHeader header;
+} CmekAzureWrapAad;
+
+/*
  * In the place of a wrapped table key: the wish for a key derived from the
  * service key.  This text, then a label that says what for.
  */
@@ -298,6 +324,8 @@ StaticAssertDecl(sizeof(CmekChainAad) == 96, "chain AAD has no padding");
 StaticAssertDecl(sizeof(CmekFileWrapAad) == 48, "file wrap AAD has no padding");
 StaticAssertDecl(sizeof(CmekHsmBlob) == 60, "wrapped key of an HSM has no padding");
 StaticAssertDecl(sizeof(CmekRefusedPins) == 48, "header of refused PINs has no padding");
+StaticAssertDecl(sizeof(CmekAzureBlobHeader) == 36, "Azure blob header has no padding");
+StaticAssertDecl(sizeof(CmekAzureWrapAad) == 84, "Azure wrap AAD has no padding");
 StaticAssertDecl(sizeof(CmekOptionAad) == 32 + 2 * NAMEDATALEN, "option AAD has no padding");
 
 #endif							/* CMEK_FORMAT_H */

@@ -22,48 +22,22 @@ optional_packages="pgbackrest barman sqlsmith python3-hvac libfaketime"
 # PKCS#11 to compare ours with
 optional_packages="$optional_packages softhsm2 python3-pykcs11 python3-pykmip libp11-kit-dev"
 
-# Do the tests to run need an AWS server?
-wants_moto() {
-	local t
-
-	for t in 081_aws 082_aws_faults 088_tenants 089_matrix 093_aws_watch 097_s3; do
-		# shellcheck disable=SC2053
-		[[ $t != ${CMEK_TEST_ONLY:-*} ]] || return 0
-	done
-	return 1
-}
-
-# What it needs; it is a package itself since Debian 13
-moto=
-if wants_moto; then
-	moto="python3-flask python3-flask-cors python3-boto3 python3-cryptography
-		python3-responses python3-xmltodict python3-yaml openssl"
-	[ -z "$(apt-cache show python3-moto 2>/dev/null)" ] ||
-		moto="$moto python3-moto"
-fi
-# shellcheck disable=SC2086
-setup_packages $moto
+# xz-utils: 076_ages unpacks data directories
+# shellcheck disable=SC2046
+setup_packages xz-utils $(moto_packages)
 setup_server
-if wants_moto && [ -z "${CMEK_MOTO:-}" ] &&
-	[ ! -d /usr/lib/python3/dist-packages/moto ]; then
-	say "moto is no package here: Debian 13's, in build/moto"
-	CMEK_MOTO=$(bash "$top/test/kms/moto.sh" "$top/build/moto")
-fi
+setup_moto
 if [ "${CMEK_TEST_AM:-cmek_heap}" != heap ]; then
 	build_extension
 	build_modules
 	# shellcheck disable=SC2053
 	[[ 073_fuzz != ${CMEK_TEST_ONLY:-*} ]] || build_fuzz
-	[[ 087_gcp != ${CMEK_TEST_ONLY:-*} ]] || setup_clients
+	[[ 087_gcp != ${CMEK_TEST_ONLY:-*} && 104_azure != ${CMEK_TEST_ONLY:-*} ]] ||
+		setup_clients
 fi
 make_work
 mount_small
-if [ -n "${CMEK_MOTO:-}" ]; then
-	# where the unprivileged user may read it
-	mkdir "$work/moto"
-	cp -a "$CMEK_MOTO/moto" "$work/moto"
-	export CMEK_MOTO=$work/moto
-fi
+copy_moto
 say "testing as user $user in $work"
 
 status=0

@@ -34,6 +34,21 @@ CREATE TABLE cmek.table_key (
 CREATE UNIQUE INDEX table_key_relid_version ON cmek.table_key (relid, version);
 REVOKE ALL ON cmek.table_key FROM PUBLIC;
 
+-- The newest table key of a table, wrapped by other KMS keys as well; id is the
+-- encryption context of the wrapped blob and is never used twice.
+CREATE TABLE cmek.table_key_replica (
+	id			uuid NOT NULL PRIMARY KEY,
+	table_key	uuid NOT NULL,		-- cmek.table_key.id
+	relid		oid NOT NULL,
+	server		name NOT NULL,
+	key_id		text NOT NULL,
+	key_version	text NOT NULL,
+	blob		bytea NOT NULL,
+	created_at	timestamptz NOT NULL
+) USING heap;
+CREATE UNIQUE INDEX table_key_replica_relid ON cmek.table_key_replica (relid, table_key, server);
+REVOKE ALL ON cmek.table_key_replica FROM PUBLIC;
+
 -- One row for every data key.  A DEK id never changes its meaning.
 CREATE SEQUENCE cmek.data_key_id AS int4;
 CREATE TABLE cmek.data_key (
@@ -225,6 +240,10 @@ CREATE OPERATOR CLASS cmek.sealed_ops FOR TYPE cmek.sealed USING btree AS
 CREATE FUNCTION cmek.label_key(label text) RETURNS name
 	LANGUAGE C STRICT STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'cmek_label_key';
 
+-- The other keys named in it; NULL when there are none
+CREATE FUNCTION cmek.label_replica_keys(label text) RETURNS name[]
+	LANGUAGE C STRICT STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'cmek_label_replica_keys';
+
 -- What is known about the KMS keys of this database since the server started;
 -- shows the caller those that it may use
 CREATE FUNCTION cmek.server_state(
@@ -266,7 +285,8 @@ GRANT SELECT ON cmek.verify_progress TO PUBLIC;
 
 -- Bound tables, by their label
 CREATE VIEW cmek.bindings AS
-	SELECT l.objoid AS relid, cmek.label_key(l.label) AS server
+	SELECT l.objoid AS relid, cmek.label_key(l.label) AS server,
+		   cmek.label_replica_keys(l.label) AS replica_keys
 	FROM pg_catalog.pg_seclabel l
 	WHERE l.provider = 'cmek'
 	  AND l.classoid = 'pg_catalog.pg_class'::pg_catalog.regclass
@@ -333,7 +353,8 @@ CREATE VIEW cmek.tables WITH (security_barrier) AS
 		   st.since, k.version AS table_key_version,
 		   k.created_at AS table_key_created_at,
 		   k.key_id AS kms_key_id, k.key_version AS kms_key_version,
-		   (SELECT pg_catalog.count(*) FROM cmek.data_key d WHERE d.relid = c.oid) AS data_keys
+		   (SELECT pg_catalog.count(*) FROM cmek.data_key d WHERE d.relid = c.oid) AS data_keys,
+		   b.replica_keys
 	FROM pg_catalog.pg_class c
 	JOIN pg_catalog.pg_am a ON a.oid = c.relam AND a.amname = 'cmek_heap'
 	LEFT JOIN cmek.bindings b ON b.relid = c.oid
@@ -566,6 +587,14 @@ CREATE FOREIGN DATA WRAPPER cmek_vault VALIDATOR cmek.vault_validator;
 COMMENT ON FOREIGN DATA WRAPPER cmek_vault IS
 	'cmek: KMS keys of the Transit engine of HashiCorp Vault or OpenBao';
 
+CREATE FUNCTION cmek.azure_validator(options text[], catalog oid) RETURNS void
+	LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'cmek_azure_validator';
+REVOKE ALL ON FUNCTION cmek.azure_validator(text[], oid) FROM PUBLIC;
+CREATE FOREIGN DATA WRAPPER cmek_azure VALIDATOR cmek.azure_validator;
+COMMENT ON FOREIGN DATA WRAPPER cmek_azure IS
+	'cmek: KMS keys of Azure Key Vault or Managed HSM';
+GRANT USAGE ON FOREIGN DATA WRAPPER cmek_azure TO @extowner@ WITH GRANT OPTION;
+
 -- Whoever owns the extension hands the use of the wrappers on
 GRANT USAGE ON FOREIGN DATA WRAPPER cmek_gcp, cmek_vault TO @extowner@ WITH GRANT OPTION;
 
@@ -781,12 +810,9 @@ CREATE VIEW cmek.snapshots WITH (security_barrier) AS
 GRANT SELECT ON cmek.snapshots TO PUBLIC;
 
 CREATE VIEW cmek.snapshot_progress WITH (security_barrier) AS
-	SELECT p.pid, p.relid::regclass AS "table", p.done AS rows_done,
-		   p.total AS rows_total, p.started_at
+	-- a table that is being restored has no name for others yet
+	SELECT p.pid, nullif(p.relid, 0)::regclass AS "table", p.command AS phase, p.done AS bytes_done,
+		   nullif(p.total, 0) AS bytes_total, p.started_at
 	FROM cmek.progress_slots() p
-	JOIN pg_catalog.pg_class c ON c.oid = p.relid
-	WHERE p.command = 'snapshot'
-	  AND p.datid = (SELECT oid FROM pg_catalog.pg_database
-					 WHERE datname = pg_catalog.current_database())
-	  AND pg_catalog.pg_has_role(c.relowner, 'USAGE');
+	WHERE p.command LIKE 'snapshot,%' OR p.command LIKE 'restore,%';
 GRANT SELECT ON cmek.snapshot_progress TO PUBLIC;

@@ -27,6 +27,7 @@ cmek_btree_handler(PG_FUNCTION_ARGS)
 	am->ambulkdelete = bt_bulkdelete;
 	am->amvacuumcleanup = bt_vacuumcleanup;
 	am->amoptions = bt_options;
+	am->amcostestimate = bt_costestimate;
 	bt_scan_set_callbacks(am);
 	CMEK_NO_PARALLEL_BUILD(am);
 	PG_RETURN_POINTER(am);

@@ -205,6 +205,10 @@ extern IndexBulkDeleteResult *bt_bulkdelete(IndexVacuumInfo *info,
 extern IndexBulkDeleteResult *bt_vacuumcleanup(IndexVacuumInfo *info,
 											   IndexBulkDeleteResult *stats);
 extern void bt_scan_set_callbacks(IndexAmRoutine *am);
+extern void bt_costestimate(struct PlannerInfo *root, struct IndexPath *path,
+							double loop_count, Cost *startup, Cost *total,
+							Selectivity *selectivity, double *correlation,
+							double *pages);
 extern IndexTuple bt_scan_entry(IndexScanDesc scan);
 extern IndexTuple bt_open_tuple(BtIndex *index, TupleDesc desc,
 								IndexTuple sealed);

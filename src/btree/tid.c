@@ -100,11 +100,13 @@ bt_show_tid(BtIndex *index, ItemPointer tid)
 
 /* A fetch that nbtree began; it calls back through "rel" */
 static IndexFetchTableData *
-heap_index_fetch_begin(Relation rel)
+heap_index_fetch_begin(CMEK_FETCH_BEGIN_PARAMS(rel))
 {
 	BtHeap	   *heap = (BtHeap *) rel;
-	IndexFetchTableData *fetch = heap->real->rd_tableam->index_fetch_begin(heap->real);
+	Relation	real = heap->real;
+	IndexFetchTableData *fetch;
 
+	fetch = real->rd_tableam->index_fetch_begin(CMEK_FETCH_BEGIN_ARGS(real));
 	fetch->rel = rel;
 	return fetch;
 }

@@ -83,6 +83,14 @@ extern void cmek_derive_key(const uint8 *key, const char *info, uint8 *out);
 extern bool cmek_sign_rs256(const char *pem, const void *data, Size len,
 							uint8 *signature, Size *siglen);
 
+/*
+ * The thumbprints of the first certificate in a PEM text: digests of its DER.
+ * False when there is none, or it is not of the private key in the same text.
+ */
+#define CMEK_SHA1_LEN 20
+extern bool cmek_certificate_thumbprints(const char *pem, uint8 *sha1,
+										 uint8 *sha256);
+
 /* ----------
  * A keyed permutation of 48-bit numbers (permute.c).  Its key is derived from
  * a data key, and good for nothing else.

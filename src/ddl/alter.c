@@ -30,8 +30,7 @@
 /* What an ALTER TABLE asks of us */
 typedef struct AlterRequest
 {
-	bool		rebind;			/* SET (cmek.key = ...) or RESET (cmek.key) */
-	char	   *key;			/* NULL: the default */
+	CmekAsked	asked;			/* in SET or RESET */
 	AlterTableCmd *method;		/* SET ACCESS METHOD */
 } AlterRequest;
 
@@ -62,21 +61,15 @@ static bool
 alter_strip_command(AlterTableCmd *cmd, AlterRequest *req)
 {
 	List	   *options = (List *) cmd->def;
-	bool		reset = false;
 
 	if ((cmd->subtype != AT_SetRelOptions &&
 		 cmd->subtype != AT_ResetRelOptions) ||
 		!cmek_options_present(options))
 		return true;
-	if (req->rebind)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("parameter \"cmek.key\" specified more than once")));
-	req->rebind = true;
 	if (cmd->subtype == AT_SetRelOptions)
-		options = cmek_options_strip(options, &req->key);
+		options = cmek_options_strip(options, &req->asked);
 	else
-		options = cmek_options_strip_reset(options, &reset);
+		options = cmek_options_strip_reset(options, &req->asked);
 	cmd->def = (Node *) options;
 	return options != NIL;
 }
@@ -123,11 +116,16 @@ alter_parent(const CmekClass *cls)
 static void
 alter_seal(CmekStatement *s, const CmekClass *cls, const AlterRequest *req)
 {
-	const char *key = req->key;
+	CmekKeys	keys;
+	bool		bind;
 
-	if (key == NULL && !cmek_class_has_rows(cls))
-		key = cmek_label_get_key(cls->relid);	/* sealed by its label */
-	key = cmek_bind_choose(key, alter_parent(cls));
+	/* a partitioned table may be sealed by its label */
+	bind = !req->asked.has_key && !cmek_class_has_rows(cls) &&
+		cmek_label_get(cls->relid, &keys);
+	if (bind && req->asked.has_replicas)
+		keys.replicas = req->asked.replicas;
+	if (!bind)
+		bind = cmek_bind_resolve(&req->asked, alter_parent(cls), &keys);
 
 	if (cmek_class_has_rows(cls))
 	{
@@ -140,21 +138,21 @@ alter_seal(CmekStatement *s, const CmekClass *cls, const AlterRequest *req)
 	s->sealing = cls->relid;
 	if (cls->relpersistence == RELPERSISTENCE_TEMP)
 	{
-		if (req->key != NULL)
+		if (req->asked.key != NULL || req->asked.replicas != NIL)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
 					 errmsg("temporary table \"%s\" cannot be bound to a KMS key",
 							NameStr(cls->relname))));
 	}
-	else if (key != NULL)
-		cmek_bind_new(cls, key);
+	else if (bind)
+		cmek_bind_new(cls, &keys);
 }
 
 /* SET ACCESS METHOD away from cmek_heap: may it, and remember to clean up */
 static void
 alter_unseal(CmekStatement *s, const CmekClass *cls, const AlterRequest *req)
 {
-	if (req->rebind)
+	if (req->asked.has_key || req->asked.has_replicas)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("table \"%s\" cannot be bound to a KMS key and unsealed at once",
@@ -170,19 +168,21 @@ alter_unseal(CmekStatement *s, const CmekClass *cls, const AlterRequest *req)
 	s->unsealing = cls->relid;
 }
 
-/* SET (cmek.key = ...), RESET (cmek.key) on a sealed table */
+/* SET (cmek.key = ...), RESET (cmek.key) and the like on a sealed table */
 static void
 alter_rebind(const CmekClass *cls, const AlterRequest *req, bool recurse)
 {
-	const char *key = cmek_bind_choose(req->key, InvalidOid);
+	CmekAsked	asked = req->asked;
 
-	if (key == NULL)
+	if (asked.has_key)
+		asked.key = unconstify(char *, cmek_bind_choose(asked.key, InvalidOid));
+	if (asked.has_key && asked.key == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("table \"%s\" cannot be left without a KMS key",
 						NameStr(cls->relname)),
 				 errhint("Name one: SET (cmek.key = ...).")));
-	cmek_bind_move_tree(cls, key, recurse);
+	cmek_bind_move_tree(cls, &asked, recurse);
 }
 
 /* Do what the statement asks of us, before core's part */
@@ -209,7 +209,7 @@ alter_apply(CmekStatement *s, const CmekClass *cls, const AlterRequest *req,
 		alter_seal(s, cls, req);
 	else if (unseal)
 		alter_unseal(s, cls, req);
-	else if (req->rebind)
+	else if (req->asked.has_key || req->asked.has_replicas)
 		alter_rebind(cls, req, recurse);
 }
 

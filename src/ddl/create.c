@@ -79,6 +79,13 @@ create_inherit_method(CreateStmt *stmt)
 				 errhint("Use access method %s or none.", CMEK_HEAP_NAME)));
 }
 
+/* Does the statement ask for any key? */
+static bool
+asks(const CmekAsked *asked)
+{
+	return asked->has_key || asked->has_replicas;
+}
+
 /*
  * A partitioned table with a key is sealed too.  Where core does not let it
  * have an access method, its label stands for one.
@@ -86,7 +93,7 @@ create_inherit_method(CreateStmt *stmt)
 static void
 create_partitioned(CmekStatement *s, CreateStmt *stmt)
 {
-	if (stmt->accessMethod == NULL && s->key != NULL)
+	if (stmt->accessMethod == NULL && asks(&s->asked))
 		stmt->accessMethod = pstrdup(CMEK_HEAP_NAME);
 	s->seal_parent = create_names_method(stmt);
 	if (s->seal_parent && !CMEK_PARTITIONED_HAS_METHOD)
@@ -114,7 +121,7 @@ cmek_create_before(CmekStatement *s, CreateStmt *stmt)
 		return (Node *) stmt;
 
 	copy = copyObject(stmt);
-	copy->options = cmek_options_strip(copy->options, &s->key);
+	copy->options = cmek_options_strip(copy->options, &s->asked);
 	if (inherit || scratch)
 		create_inherit_method(copy);
 	if (copy->partspec != NULL)
@@ -132,7 +139,7 @@ cmek_create_as_before(CmekStatement *s, CreateTableAsStmt *stmt)
 	if (!cmek_options_present(stmt->into->options))
 		return (Node *) stmt;
 	copy = copyObject(stmt);
-	copy->into->options = cmek_options_strip(copy->into->options, &s->key);
+	copy->into->options = cmek_options_strip(copy->into->options, &s->asked);
 	return (Node *) copy;
 }
 
@@ -186,7 +193,7 @@ create_take_statement(const CmekClass *cls)
 static void
 create_plain(const CmekStatement *s, const CmekClass *cls)
 {
-	if (s != NULL && s->key != NULL)
+	if (s != NULL && asks(&s->asked))
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("table \"%s\" is not sealed", NameStr(cls->relname)),
@@ -200,7 +207,7 @@ create_plain(const CmekStatement *s, const CmekClass *cls)
 static void
 create_temporary(const CmekStatement *s, const CmekClass *cls)
 {
-	if (s != NULL && s->key != NULL)
+	if (s != NULL && asks(&s->asked))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
 				 errmsg("temporary table \"%s\" cannot be bound to a KMS key",
@@ -212,11 +219,13 @@ create_temporary(const CmekStatement *s, const CmekClass *cls)
 static void
 create_sealed(const CmekStatement *s, const CmekClass *cls)
 {
-	const char *key = cmek_bind_choose(s == NULL ? NULL : s->key,
-									   s == NULL ? InvalidOid : s->parent);
+	CmekKeys	keys;
+	bool		bind = cmek_bind_resolve(s == NULL ? NULL : &s->asked,
+										 s == NULL ? InvalidOid : s->parent,
+										 &keys);
 
 	cmek_policy_check_logical(cls);
-	if (key == NULL && !cmek_class_has_rows(cls) && !CMEK_PARTITIONED_HAS_METHOD)
+	if (!bind && !cmek_class_has_rows(cls) && !CMEK_PARTITIONED_HAS_METHOD)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
 				 errmsg("partitioned table \"%s\" needs a KMS key to be sealed",
@@ -225,8 +234,8 @@ create_sealed(const CmekStatement *s, const CmekClass *cls)
 	LockRelationOid(cls->relid, AccessExclusiveLock);
 	CommandCounterIncrement();
 	cmek_bind_forget_stale(cls);
-	if (key != NULL)
-		cmek_bind_new(cls, key);
+	if (bind)
+		cmek_bind_new(cls, &keys);
 }
 
 /*

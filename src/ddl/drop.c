@@ -65,20 +65,25 @@ cmek_drop_owned_before(CmekStatement *s, DropOwnedStmt *stmt)
 
 /* Remember a bound table that falls, for the case that its key does too */
 static void
-drop_remember(const CmekClass *cls, const char *key)
+drop_remember(const CmekClass *cls)
 {
 	CmekStatement *s = cmek_statement;
 	MemoryContext old;
-	CmekDropped *dropped;
+	CmekKeys	keys;
+	ListCell   *lc;
 
-	if (s == NULL || key == NULL ||
+	if (s == NULL || !cmek_label_get(cls->relid, &keys) ||
 		list_member_oid(s->dropped_owners, cls->relowner))
 		return;
 	old = MemoryContextSwitchTo(s->context);
-	dropped = palloc(sizeof(CmekDropped));
-	dropped->key = pstrdup(key);
-	dropped->name = pstrdup(NameStr(cls->relname));
-	s->dropped = lappend(s->dropped, dropped);
+	foreach(lc, lcons(unconstify(char *, keys.key), keys.replicas))
+	{
+		CmekDropped *dropped = palloc(sizeof(CmekDropped));
+
+		dropped->key = pstrdup(lfirst(lc));
+		dropped->name = pstrdup(NameStr(cls->relname));
+		s->dropped = lappend(s->dropped, dropped);
+	}
 	MemoryContextSwitchTo(old);
 }
 
@@ -92,11 +97,11 @@ cmek_drop_table(Oid relid)
 		cls.relpersistence == RELPERSISTENCE_TEMP)
 		return;
 	if (cls.relkind == RELKIND_PARTITIONED_TABLE)
-		drop_remember(&cls, cmek_label_get_key(relid));
+		drop_remember(&cls);
 	else if (cmek_class_has_rows(&cls) && cmek_class_is_sealed(&cls) &&
 			 cmek_table_is_bound(relid))
 	{
-		drop_remember(&cls, cmek_label_get_key(relid));
+		drop_remember(&cls);
 		cmek_bind_remove_keys(relid);
 	}
 }

@@ -44,6 +44,8 @@ exchange_find_table(const CmekChain *chain, CmekClass *cls)
 static bool
 exchange_import_table(const CmekChain *chain)
 {
+	const char *server = cmek_chain_server(chain);
+	CmekKeys	keys = {NULL, NIL};
 	CmekClass	cls;
 
 	if (!exchange_find_table(chain, &cls))
@@ -55,8 +57,11 @@ exchange_import_table(const CmekChain *chain)
 	}
 	if (!cmek_chain_is_news(chain))
 		return false;
-	cmek_keys_import(chain, cmek_bind_server(cmek_chain_server(chain)));
-	cmek_label_set(cls.relid, cmek_chain_server(chain));
+	(void) cmek_label_get(cls.relid, &keys);
+	keys.key = server;
+	keys.replicas = cmek_bind_replace(keys.replicas, server, NULL);
+	cmek_keys_import(chain, cmek_bind_server(server));
+	cmek_label_set(cls.relid, &keys);
 	return true;
 }
 

@@ -1,8 +1,10 @@
 /*-------------------------------------------------------------------------
  *
  * label.c
- *	  The stored form of a binding: a security label "key=<quoted name>" of
- *	  provider cmek on the table, so that pg_dump and pg_restore carry it.
+ *	  The stored form of a binding: a security label of provider cmek on the
+ *	  table, so that pg_dump and pg_restore carry it:
+ *
+ *	   key=<quoted name>[;replica_keys=<quoted name>,<quoted name>...]
  *
  * A label is written in two ways: by our own code through cmek_label_set,
  * after the keys were made, or by SECURITY LABEL, where label_relabel makes or
@@ -20,10 +22,13 @@
 #include "catalog/objectaddress.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_seclabel.h"
+#include "catalog/pg_type.h"
 #include "commands/seclabel.h"
 #include "fmgr.h"
 #include "foreign/foreign.h"
+#include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
@@ -34,55 +39,119 @@
 
 #define LABEL_PREFIX "key="
 
-PG_FUNCTION_INFO_V1(cmek_label_key);
+#define LABEL_REPLICAS "replica_keys="
 
-/* The label of a table bound to this key */
+PG_FUNCTION_INFO_V1(cmek_label_key);
+PG_FUNCTION_INFO_V1(cmek_label_replica_keys);
+
+/* The label of a table bound to these keys */
 char *
-cmek_label_format(const char *key)
+cmek_label_format(const CmekKeys *keys)
 {
-	return psprintf(LABEL_PREFIX "%s", quote_identifier(key));
+	StringInfoData label;
+	const char *separator = ";" LABEL_REPLICAS;
+	ListCell   *lc;
+
+	initStringInfo(&label);
+	appendStringInfo(&label, LABEL_PREFIX "%s", quote_identifier(keys->key));
+	foreach(lc, keys->replicas)
+	{
+		appendStringInfo(&label, "%s%s", separator,
+						 quote_identifier(lfirst(lc)));
+		separator = ",";
+	}
+	return label.data;
 }
 
-/* The key named in a label; NULL when it is not a label of ours */
+/* The semicolon that is in no quoted name; NULL when there is none */
+static char *
+label_separator(char *text)
+{
+	bool		quoted = false;
+
+	for (; *text != '\0'; text++)
+	{
+		if (*text == '"')
+			quoted = !quoted;
+		else if (*text == ';' && !quoted)
+			return text;
+	}
+	return NULL;
+}
+
+/* The keys named in a label; false when it is not a label of ours */
+bool
+cmek_label_parse_keys(const char *label, CmekKeys *keys)
+{
+	List	   *names;
+	char	   *text;
+	char	   *replicas;
+
+	keys->key = NULL;
+	keys->replicas = NIL;
+	if (strncmp(label, LABEL_PREFIX, strlen(LABEL_PREFIX)) != 0)
+		return false;
+	text = pstrdup(label + strlen(LABEL_PREFIX));
+	replicas = label_separator(text);
+	if (replicas != NULL)
+		*replicas++ = '\0';
+	if (!SplitIdentifierString(text, ',', &names) || list_length(names) != 1)
+		return false;
+	keys->key = linitial(names);
+	if (replicas == NULL)
+		return true;
+	return strncmp(replicas, LABEL_REPLICAS, strlen(LABEL_REPLICAS)) == 0 &&
+		SplitIdentifierString(replicas + strlen(LABEL_REPLICAS), ',',
+							  &keys->replicas) &&
+		keys->replicas != NIL;
+}
+
+/* The first key named in a label; NULL when it is not a label of ours */
 char *
 cmek_label_parse(const char *label)
 {
-	List	   *names;
+	CmekKeys	keys;
 
-	if (strncmp(label, LABEL_PREFIX, strlen(LABEL_PREFIX)) != 0)
-		return NULL;
-	if (!SplitIdentifierString(pstrdup(label + strlen(LABEL_PREFIX)), ';',
-							   &names) ||
-		list_length(names) != 1)
-		return NULL;
-	return (char *) linitial(names);
+	return cmek_label_parse_keys(label, &keys) ?
+		unconstify(char *, keys.key) : NULL;
 }
 
-/* The key a table is bound to by its label; NULL when unbound.  palloc'd */
-char *
-cmek_label_get_key(Oid relid)
+/* See statement.h. */
+bool
+cmek_label_get(Oid relid, CmekKeys *keys)
 {
 	ObjectAddress table;
 	char	   *label;
 
+	keys->key = NULL;
+	keys->replicas = NIL;
 	ObjectAddressSet(table, RelationRelationId, relid);
 	label = GetSecurityLabel(&table, CMEK_PROVIDER);
-	return label == NULL ? NULL : cmek_label_parse(label);
+	return label != NULL && cmek_label_parse_keys(label, keys);
+}
+
+/* The first key a table is bound to by its label; NULL when unbound.  palloc'd */
+char *
+cmek_label_get_key(Oid relid)
+{
+	CmekKeys	keys;
+
+	return cmek_label_get(relid, &keys) ? unconstify(char *, keys.key) : NULL;
 }
 
 /* Write the label (NULL: remove it) so that the next lookup sees it */
 void
-cmek_label_set(Oid relid, const char *key)
+cmek_label_set(Oid relid, const CmekKeys *keys)
 {
 	ObjectAddress table;
 
 	ObjectAddressSet(table, RelationRelationId, relid);
 	SetSecurityLabel(&table, CMEK_PROVIDER,
-					 key == NULL ? NULL : cmek_label_format(key));
+					 keys == NULL ? NULL : cmek_label_format(keys));
 	CommandCounterIncrement();
 }
 
-/* OIDs of the relations whose label names this key */
+/* OIDs of the relations whose label names this key, first or not */
 List *
 cmek_label_relations(const char *key)
 {
@@ -101,15 +170,15 @@ cmek_label_relations(const char *key)
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		FormData_pg_seclabel *form = (FormData_pg_seclabel *) GETSTRUCT(tuple);
+		CmekKeys	keys;
 		bool		isnull;
 		Datum		label = heap_getattr(tuple, Anum_pg_seclabel_label,
 										 RelationGetDescr(pg_seclabel), &isnull);
-		char	   *named;
 
-		if (isnull)
+		if (isnull ||
+			!cmek_label_parse_keys(TextDatumGetCString(label), &keys))
 			continue;
-		named = cmek_label_parse(TextDatumGetCString(label));
-		if (named != NULL && strcmp(named, key) == 0)
+		if (strcmp(keys.key, key) == 0 || cmek_bind_has(keys.replicas, key))
 			relids = lappend_oid(relids, form->objoid);
 	}
 	systable_endscan(scan);
@@ -122,12 +191,21 @@ cmek_label_relations(const char *key)
  * which no dump shows.
  */
 static void
-label_restore_dependency(Oid relid, const char *key)
+label_restore_dependency(Oid relid, const CmekKeys *keys)
 {
-	Oid			serverid = get_foreign_server_oid(key, true);
+	Oid			serverid = get_foreign_server_oid(keys->key, true);
+	List	   *replicas = NIL;
+	ListCell   *lc;
 
+	foreach(lc, keys->replicas)
+	{
+		Oid			replica = get_foreign_server_oid(lfirst(lc), true);
+
+		if (OidIsValid(replica))
+			replicas = lappend_oid(replicas, replica);
+	}
 	if (OidIsValid(serverid))
-		cmek_bind_record(relid, serverid);
+		cmek_bind_record(relid, serverid, replicas);
 }
 
 /* Complain unless a label may stand on this object */
@@ -169,7 +247,7 @@ static void
 label_relabel(const ObjectAddress *object, const char *seclabel)
 {
 	CmekClass	cls;
-	char	   *key;
+	CmekKeys	keys;
 
 	label_check_object(object, &cls);
 	if (seclabel == NULL)
@@ -177,18 +255,17 @@ label_relabel(const ObjectAddress *object, const char *seclabel)
 		label_remove(&cls);
 		return;
 	}
-	key = cmek_label_parse(seclabel);
-	if (key == NULL)
+	if (!cmek_label_parse_keys(seclabel, &keys))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("invalid security label for provider \"%s\"",
 						CMEK_PROVIDER),
-				 errhint("The label is \"%sname\", where name is a foreign server.",
-						 LABEL_PREFIX)));
+				 errhint("The label is \"%sname\" or \"%sname;%sname,name\", where each name is a foreign server.",
+						 LABEL_PREFIX, LABEL_PREFIX, LABEL_REPLICAS)));
 	if (IsBinaryUpgrade)
-		label_restore_dependency(cls.relid, key);
+		label_restore_dependency(cls.relid, &keys);
 	else
-		cmek_bind_move(&cls, key);
+		cmek_bind_move(&cls, &keys);
 }
 
 /* SQL: the key named in a label; NULL when it is not a label of ours */
@@ -203,6 +280,30 @@ cmek_label_key(PG_FUNCTION_ARGS)
 	name = (Name) palloc0(NAMEDATALEN);
 	namestrcpy(name, key);
 	PG_RETURN_NAME(name);
+}
+
+/* SQL: the other keys named in a label; NULL when there are none */
+Datum
+cmek_label_replica_keys(PG_FUNCTION_ARGS)
+{
+	CmekKeys	keys;
+	Datum	   *names;
+	int			n = 0;
+	ListCell   *lc;
+
+	if (!cmek_label_parse_keys(text_to_cstring(PG_GETARG_TEXT_PP(0)), &keys) ||
+		keys.replicas == NIL)
+		PG_RETURN_NULL();
+	names = palloc(list_length(keys.replicas) * sizeof(Datum));
+	foreach(lc, keys.replicas)
+	{
+		Name		name = (Name) palloc0(NAMEDATALEN);
+
+		namestrcpy(name, lfirst(lc));
+		names[n++] = NameGetDatum(name);
+	}
+	PG_RETURN_ARRAYTYPE_P(construct_array(names, n, NAMEOID, NAMEDATALEN,
+										  false, TYPALIGN_CHAR));
 }
 
 /* Labels are understood with or without preloading */

@@ -13,10 +13,12 @@
 
 #include "commands/defrem.h"
 #include "nodes/pg_list.h"
+#include "utils/varlena.h"
 
 #include "ddl/statement.h"
 
 #define OPTION_KEY "key"
+#define OPTION_REPLICAS "replica_keys"
 
 /* Is the option one of ours? */
 static bool
@@ -26,22 +28,49 @@ option_is_ours(const DefElem *def)
 		strcmp(def->defnamespace, CMEK_PROVIDER) == 0;
 }
 
-/* Complain about options we do not know, and about one given twice */
-static void
-option_check(const DefElem *def, bool seen)
+/*
+ * Which option of ours is it?  The flag that says it was seen is returned, and
+ * set.  Complain about options we do not know, and about one given twice.
+ */
+static bool *
+option_check(const DefElem *def, CmekAsked *asked)
 {
-	if (strcmp(def->defname, OPTION_KEY) != 0)
+	bool	   *seen = NULL;
+
+	if (strcmp(def->defname, OPTION_KEY) == 0)
+		seen = &asked->has_key;
+	else if (strcmp(def->defname, OPTION_REPLICAS) == 0)
+		seen = &asked->has_replicas;
+	if (seen == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("unrecognized parameter \"%s.%s\"",
 						CMEK_PROVIDER, def->defname),
-				 errhint("Valid parameters are: %s.%s.",
-						 CMEK_PROVIDER, OPTION_KEY)));
-	if (seen)
+				 errhint("Valid parameters are: %s.%s, %s.%s.",
+						 CMEK_PROVIDER, OPTION_KEY,
+						 CMEK_PROVIDER, OPTION_REPLICAS)));
+	if (*seen)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("parameter \"%s.%s\" specified more than once",
 						CMEK_PROVIDER, def->defname)));
+	*seen = true;
+	return seen;
+}
+
+/* The names in a list of them */
+static List *
+option_names(const DefElem *def)
+{
+	List	   *names;
+
+	if (!SplitIdentifierString(pstrdup(defGetString((DefElem *) def)), ',',
+							   &names))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("parameter \"%s.%s\" must be a list of names",
+						CMEK_PROVIDER, def->defname)));
+	return names;
 }
 
 /* Does the list hold any option of ours? */
@@ -58,9 +87,9 @@ cmek_options_present(List *options)
 	return false;
 }
 
-/* Take our options out of a WITH or SET list; *key is set when it was there */
+/* Take our options out of a WITH or SET list, and note what they ask for */
 List *
-cmek_options_strip(List *options, char **key)
+cmek_options_strip(List *options, CmekAsked *asked)
 {
 	List	   *rest = NIL;
 	ListCell   *lc;
@@ -74,15 +103,17 @@ cmek_options_strip(List *options, char **key)
 			rest = lappend(rest, def);
 			continue;
 		}
-		option_check(def, *key != NULL);
-		*key = pstrdup(defGetString(def));
+		if (option_check(def, asked) == &asked->has_key)
+			asked->key = pstrdup(defGetString(def));
+		else
+			asked->replicas = option_names(def);
 	}
 	return rest;
 }
 
-/* Take our options out of a RESET list; *reset is set when one was there */
+/* The same for a RESET list */
 List *
-cmek_options_strip_reset(List *options, bool *reset)
+cmek_options_strip_reset(List *options, CmekAsked *asked)
 {
 	List	   *rest = NIL;
 	ListCell   *lc;
@@ -96,8 +127,7 @@ cmek_options_strip_reset(List *options, bool *reset)
 			rest = lappend(rest, def);
 			continue;
 		}
-		option_check(def, *reset);
-		*reset = true;
+		(void) option_check(def, asked);
 	}
 	return rest;
 }

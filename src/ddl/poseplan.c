@@ -21,7 +21,6 @@
 #include "miscadmin.h"
 #include "nodes/pathnodes.h"
 #include "nodes/plannodes.h"
-#include "optimizer/plancat.h"
 #include "parser/parsetree.h"
 
 #include "btree/btree.h"
@@ -31,7 +30,7 @@
 static ExecutorStart_hook_type previous_start = NULL;
 static ExecutorRun_hook_type previous_run = NULL;
 static ExecutorFinish_hook_type previous_finish = NULL;
-static get_relation_info_hook_type previous_info = NULL;
+static CmekRelationInfoHook previous_info = NULL;
 
 static void collect_plan(const Plan *plan, List **indexes);
 
@@ -308,14 +307,13 @@ pose_executor_finish(QueryDesc *query_desc)
 
 /* What the planner knows of the indexes of a table */
 static void
-pose_relation_info(PlannerInfo *root, Oid relid, bool inhparent,
-				   RelOptInfo *rel)
+pose_relation_info(CMEK_RELATION_INFO_PARAMS(root, rel))
 {
 	Oid			method = InvalidOid;
 	ListCell   *lc;
 
 	if (previous_info)
-		previous_info(root, relid, inhparent, rel);
+		previous_info(CMEK_RELATION_INFO_ARGS(root, rel));
 	foreach(lc, rel->indexlist)
 	{
 		IndexOptInfo *info = (IndexOptInfo *) lfirst(lc);
@@ -337,8 +335,8 @@ pose_relation_info(PlannerInfo *root, Oid relid, bool inhparent,
 void
 cmek_pose_plan_init(void)
 {
-	previous_info = get_relation_info_hook;
-	get_relation_info_hook = pose_relation_info;
+	previous_info = cmek_relation_info_hook;
+	cmek_relation_info_hook = pose_relation_info;
 	if (!CMEK_EXECUTOR_WANTS_BTREE)
 		return;
 	previous_start = ExecutorStart_hook;

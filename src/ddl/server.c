@@ -177,6 +177,15 @@ cmek_server_rename_after(CmekStatement *s)
 	ListCell   *lc;
 
 	foreach(lc, cmek_label_relations(s->old_name))
-		cmek_label_set(lfirst_oid(lc), new_name);
+	{
+		CmekKeys	keys;
+
+		if (!cmek_label_get(lfirst_oid(lc), &keys))
+			continue;
+		if (strcmp(keys.key, s->old_name) == 0)
+			keys.key = new_name;
+		keys.replicas = cmek_bind_replace(keys.replicas, s->old_name, new_name);
+		cmek_label_set(lfirst_oid(lc), &keys);
+	}
 	cmek_keys_rename_server(s->old_name, new_name);
 }

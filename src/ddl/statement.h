@@ -38,6 +38,22 @@ typedef struct CmekPose
 	ResourceOwner owner;
 } CmekPose;
 
+/* What a statement asks for with cmek.key and cmek.replica_keys */
+typedef struct CmekAsked
+{
+	bool		has_key;
+	char	   *key;			/* NULL: the default */
+	bool		has_replicas;
+	List	   *replicas;		/* names */
+} CmekAsked;
+
+/* The KMS keys of a table, as its label has them */
+typedef struct CmekKeys
+{
+	const char *key;			/* the first one */
+	List	   *replicas;		/* names of others, each once */
+} CmekKeys;
+
 typedef struct CmekStatement
 {
 	struct CmekStatement *outer;
@@ -46,7 +62,7 @@ typedef struct CmekStatement
 
 	/* CREATE TABLE and its kin: the one table the statement makes */
 	RangeVar   *table;			/* NULL when none, or once it was made */
-	char	   *key;			/* asked for in WITH or SET, else NULL */
+	CmekAsked	asked;			/* for it, in WITH */
 	Oid			parent;			/* the partitioned table it is made for */
 	bool		seal_parent;	/* a partitioned table sealed by its label */
 
@@ -109,8 +125,8 @@ extern void cmek_access_init(void);
 
 /* ---- options.c ---- */
 extern bool cmek_options_present(List *options);
-extern List *cmek_options_strip(List *options, char **key);
-extern List *cmek_options_strip_reset(List *options, bool *reset);
+extern List *cmek_options_strip(List *options, CmekAsked *asked);
+extern List *cmek_options_strip_reset(List *options, CmekAsked *asked);
 
 /* ---- create.c ---- */
 extern Node *cmek_create_before(CmekStatement *s, CreateStmt *stmt);
@@ -167,21 +183,28 @@ extern void cmek_opclass_need_twins(CmekStatement *s);
 extern void cmek_opclass_drop_twins(CmekStatement *s);
 
 /* ---- label.c ---- */
-extern char *cmek_label_format(const char *key);
+extern char *cmek_label_format(const CmekKeys *keys);
+extern bool cmek_label_parse_keys(const char *label, CmekKeys *keys);
 extern char *cmek_label_parse(const char *label);
-extern void cmek_label_set(Oid relid, const char *key);
+/* False, and nothing in it, when the table is unbound */
+extern bool cmek_label_get(Oid relid, CmekKeys *keys);
+extern void cmek_label_set(Oid relid, const CmekKeys *keys);
 extern List *cmek_label_relations(const char *key);
 extern void cmek_label_init(void);
 
 /* ---- bind.c ---- */
 extern const char *cmek_bind_choose(const char *asked, Oid parent);
+extern bool cmek_bind_resolve(const CmekAsked *asked, Oid parent,
+							  CmekKeys *keys);
+extern bool cmek_bind_has(List *names, const char *name);
+extern List *cmek_bind_replace(List *names, const char *from, const char *to);
 extern Oid	cmek_bind_server(const char *key);
 extern void cmek_bind_forget_stale(const CmekClass *cls);
-extern void cmek_bind_new(const CmekClass *cls, const char *key);
-extern void cmek_bind_move(const CmekClass *cls, const char *key);
-extern void cmek_bind_move_tree(const CmekClass *cls, const char *key,
+extern void cmek_bind_new(const CmekClass *cls, const CmekKeys *keys);
+extern void cmek_bind_move(const CmekClass *cls, const CmekKeys *keys);
+extern void cmek_bind_move_tree(const CmekClass *cls, const CmekAsked *asked,
 								bool recurse);
-extern void cmek_bind_record(Oid relid, Oid serverid);
+extern void cmek_bind_record(Oid relid, Oid serverid, List *replicas);
 extern void cmek_bind_remove_keys(Oid relid);
 extern void cmek_bind_remove(Oid relid);
 

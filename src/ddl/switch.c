@@ -52,13 +52,13 @@ typedef struct CmekSwitch
 static bool
 switch_concerns(const CmekSwitch *sw, Oid relid)
 {
-	char	   *key;
+	CmekKeys	keys;
 
-	if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)) ||
-		!cmek_relation_ownercheck(relid, GetUserId()))
-		return false;
-	key = cmek_label_get_key(relid);
-	return key != NULL && strcmp(key, sw->from) == 0;
+	return SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)) &&
+		cmek_relation_ownercheck(relid, GetUserId()) &&
+		cmek_label_get(relid, &keys) &&
+		(strcmp(keys.key, sw->from) == 0 ||
+		 cmek_bind_has(keys.replicas, sw->from));
 }
 
 /* Partitioned tables first, that their new partitions come under the new key */
@@ -94,15 +94,28 @@ static bool
 switch_table(const CmekSwitch *sw, Oid relid)
 {
 	CmekClass	cls;
+	CmekKeys	keys;
+	bool		first;
 
 	LockRelationOid(relid, ShareUpdateExclusiveLock);
-	if (!switch_concerns(sw, relid) || !cmek_class_get(relid, &cls))
+	if (!switch_concerns(sw, relid) || !cmek_class_get(relid, &cls) ||
+		!cmek_label_get(relid, &keys))
 	{
 		UnlockRelationOid(relid, ShareUpdateExclusiveLock);
 		return false;
 	}
-	cmek_bind_move(&cls, sw->to);
-	cmek_label_set(relid, sw->to);
+	/* no key is in two places of a table */
+	first = strcmp(keys.key, sw->from) == 0;
+	if (first || strcmp(keys.key, sw->to) == 0 ||
+		cmek_bind_has(keys.replicas, sw->to))
+		keys.replicas = cmek_bind_replace(keys.replicas,
+										  first ? sw->to : sw->from, NULL);
+	else
+		keys.replicas = cmek_bind_replace(keys.replicas, sw->from, sw->to);
+	if (first)
+		keys.key = sw->to;
+	cmek_bind_move(&cls, &keys);
+	cmek_label_set(relid, &keys);
 	return true;
 }
 

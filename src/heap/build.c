@@ -77,7 +77,8 @@ build_end(SealedBuild *build)
 static HeapTuple
 build_sealed_row(Datum ctid)
 {
-	char	   *slot = DatumGetPointer(ctid) - offsetof(TupleTableSlot, tts_tid);
+	char	   *slot = (char *) DatumGetPointer(ctid) -
+		offsetof(TupleTableSlot, tts_tid);
 
 	return ((HeapTupleTableSlot *) slot)->tuple;
 }

@@ -112,11 +112,11 @@ sealed_scan_getnextslot_tidrange(TableScanDesc scan, ScanDirection direction,
  * so the gate stands here as well.
  */
 static IndexFetchTableData *
-sealed_index_fetch_begin(Relation rel)
+sealed_index_fetch_begin(CMEK_FETCH_BEGIN_PARAMS(rel))
 {
 	if (!is_toast_table(rel))
 		(void) heap_key_for_read(rel);
-	return cmek_stock_heap->index_fetch_begin(rel);
+	return cmek_stock_heap->index_fetch_begin(CMEK_FETCH_BEGIN_ARGS(rel));
 }
 
 static bool
@@ -216,30 +216,29 @@ sealed_sample_next_tuple(TableScanDesc scan, struct SampleScanState *state,
 	return true;
 }
 
+static bool
+stock_analyze_next_tuple(CMEK_ANALYZE_NEXT_PARAMS(scan, slot))
+{
+	return cmek_stock_heap->scan_analyze_next_tuple(CMEK_ANALYZE_NEXT_ARGS(scan, slot));
+}
+
 /*
  * scan_analyze_next_tuple: count all rows of the block, and hand out rows only
  * when their values may stand in pg_statistic.
  */
 static bool
-sealed_analyze_next_tuple(TableScanDesc scan, TransactionId OldestXmin,
-						  double *liverows, double *deadrows,
-						  TupleTableSlot *slot)
+sealed_analyze_next_tuple(CMEK_ANALYZE_NEXT_PARAMS(scan, slot))
 {
 	if (slot_is_stock(slot))
-		return cmek_stock_heap->scan_analyze_next_tuple(scan, OldestXmin,
-														liverows, deadrows, slot);
+		return stock_analyze_next_tuple(CMEK_ANALYZE_NEXT_ARGS(scan, slot));
 	if (!cmek_plaintext_statistics)
 	{
-		while (cmek_stock_heap->scan_analyze_next_tuple(scan, OldestXmin,
-														liverows, deadrows,
-														slot_inner(slot)))
+		while (stock_analyze_next_tuple(CMEK_ANALYZE_NEXT_ARGS(scan, slot_inner(slot))))
 			;
 		ExecClearTuple(slot);
 		return false;
 	}
-	if (!cmek_stock_heap->scan_analyze_next_tuple(scan, OldestXmin,
-												  liverows, deadrows,
-												  slot_inner(slot)))
+	if (!stock_analyze_next_tuple(CMEK_ANALYZE_NEXT_ARGS(scan, slot_inner(slot))))
 	{
 		ExecClearTuple(slot);
 		return false;

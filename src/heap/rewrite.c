@@ -105,7 +105,7 @@ static void
 chunks_copy_all(ChunkCopy *copy, TransactionId OldestXmin)
 {
 	TupleTableSlot *slot = table_slot_create(copy->source, NULL);
-	TableScanDesc scan = table_beginscan(copy->source, SnapshotAny, 0, NULL);
+	TableScanDesc scan = cmek_table_beginscan(copy->source, SnapshotAny);
 
 	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
 	{
@@ -283,7 +283,7 @@ static void
 rows_copy_by_block(RowCopy *copy)
 {
 	TupleTableSlot *slot = table_slot_create(copy->oldshadow, NULL);
-	TableScanDesc scan = table_beginscan(copy->oldshadow, SnapshotAny, 0, NULL);
+	TableScanDesc scan = cmek_table_beginscan(copy->oldshadow, SnapshotAny);
 	HeapScanDesc hscan = (HeapScanDesc) scan;
 	BlockNumber block = InvalidBlockNumber;
 
@@ -339,27 +339,38 @@ rewrite_rows(RowCopy *copy, Relation newshadow, Relation index,
 	}
 }
 
+/*
+ * Refuse a rewrite beside writers, which has their changes decoded: no decoder
+ * can read a sealed row
+ */
 static void
-sealed_copy_for_cluster(Relation oldheap, Relation newheap, Relation index,
-						bool use_sort, TransactionId OldestXmin,
-						TransactionId *xid_cutoff, MultiXactId *multi_cutoff,
-						double *num_tuples, double *tups_vacuumed,
-						double *tups_recently_dead)
+report_concurrent(Relation rel)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("cannot rewrite sealed table \"%s\" concurrently",
+					RelationGetRelationName(rel)),
+			 errhint("Leave CONCURRENTLY away.")));
+}
+
+static void
+sealed_copy_for_cluster(CMEK_REWRITE_PARAMS(oldheap, newheap, index))
 {
 	bool		toast = is_toast_table(oldheap);
-	LongShadow *oldshadow = shadow_long_begin(oldheap, !toast);
-	LongShadow *newshadow = shadow_long_begin(newheap, !toast);
+	LongShadow *oldshadow;
+	LongShadow *newshadow;
 	RowCopy		copy = {0};
 
+	if (CMEK_REWRITE_IS_CONCURRENT)
+		report_concurrent(oldheap);
+	oldshadow = shadow_long_begin(oldheap, !toast);
+	newshadow = shadow_long_begin(newheap, !toast);
 	/* the new table of a TOAST table is an ordinary one until they swap */
 	if (toast)
 	{
-		cmek_stock_heap->relation_copy_for_cluster(shadow_long_relation(oldshadow),
-												   shadow_long_relation(newshadow),
-												   index, use_sort, OldestXmin,
-												   xid_cutoff, multi_cutoff,
-												   num_tuples, tups_vacuumed,
-												   tups_recently_dead);
+		cmek_stock_heap->relation_copy_for_cluster
+			(CMEK_REWRITE_ARGS(shadow_long_relation(oldshadow),
+							   shadow_long_relation(newshadow), index));
 	}
 	else
 	{

@@ -53,7 +53,7 @@ sealed_slot_init(TupleTableSlot *slot)
 	SealedSlot *s = (SealedSlot *) slot;
 	MemoryContext old = MemoryContextSwitchTo(slot->tts_mcxt);
 
-	s->inner = MakeTupleTableSlot(cmek_sealed_desc, &TTSOpsBufferHeapTuple);
+	s->inner = cmek_make_slot(cmek_sealed_desc, &TTSOpsBufferHeapTuple);
 	MemoryContextSwitchTo(old);
 	s->ring = NULL;
 	s->pending = false;

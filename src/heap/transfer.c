@@ -136,8 +136,7 @@ struct CmekHeapImport
 	TupleDesc	desc;			/* of the rows as they were */
 	int		   *target;			/* for each of their columns, the new one or -1 */
 	CmekKeyRing *ring;			/* the keys they were sealed with */
-	CmekFetchChunk fetch;
-	void	   *arg;
+	CmekImportSource source;
 	TupleTableSlot *slot;
 	BulkInsertState bulk;
 	MemoryContext row_context;
@@ -150,7 +149,7 @@ struct CmekHeapImport
 /* See transfer.h. */
 CmekHeapImport *
 cmek_heap_import_begin(Relation rel, TupleDesc desc, const int *target,
-					   CmekKeyRing *ring, CmekFetchChunk fetch, void *arg)
+					   CmekKeyRing *ring, const CmekImportSource *source)
 {
 	CmekHeapImport *import = palloc0(sizeof(CmekHeapImport));
 
@@ -159,8 +158,7 @@ cmek_heap_import_begin(Relation rel, TupleDesc desc, const int *target,
 	import->target = palloc(desc->natts * sizeof(int));
 	memcpy(import->target, target, desc->natts * sizeof(int));
 	import->ring = ring;
-	import->fetch = fetch;
-	import->arg = arg;
+	import->source = *source;
 	import->slot = MakeSingleTupleTableSlot(RelationGetDescr(rel),
 											&TTSOpsVirtual);
 	import->bulk = GetBulkInsertState();
@@ -205,21 +203,46 @@ open_row(CmekHeapImport *import, const void *sealed, uint32 len,
 	tuple->t_data = (HeapTupleHeader) import->plain;
 	tuple->t_tableOid = with_header.t_tableOid;
 	ItemPointerSetInvalid(&tuple->t_self);
-	if (HeapTupleHeaderGetNatts(tuple->t_data) > import->desc->natts)
-		report_damaged(import, "row");
+	/* it authenticates, but its description may be another table's */
+	if (!cmek_row_fits(tuple, import->desc))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("the manifest of the snapshot is damaged or forged"),
+				 errdetail("A row is not stored as the manifest says.")));
 }
 
-/* Gather an out-of-line value, opened, as core's reader would return it. */
+/* Open one chunk of an out-of-line value. */
+static void
+gather_chunk(CmekHeapImport *import, Oid value_id, int32 seq, int32 total,
+			 char *out)
+{
+	int32		len = chunk_plain_len(seq, total);
+	char		sealed[TOAST_MAX_CHUNK_SIZE];
+	uint32		sealed_len = import->source.fetch(import->source.fetch_arg,
+												  value_id, seq, sealed,
+												  sizeof(sealed));
+
+	if (sealed_len != len + CMEK_SEAL_OVERHEAD ||
+		!chunk_open(import->ring, out, sealed, len, value_id, seq, total))
+		report_damaged(import, "chunk");
+}
+
+/*
+ * Gather an out-of-line value, opened, as core's reader would return it.  Its
+ * first chunk proves the size of all, before there is memory for it.
+ */
 static struct varlena *
 gather_value(CmekHeapImport *import, struct varlena *pointer_datum)
 {
 	struct varatt_external pointer;
 	struct varlena *result;
 	int32		total;
+	char		first[CMEK_CHUNK_PLAIN];
 	char	   *out;
 
 	VARATT_EXTERNAL_GET_POINTER(pointer, pointer_datum);
 	total = VARATT_EXTERNAL_GET_EXTSIZE(pointer);
+	gather_chunk(import, pointer.va_valueid, 0, total, first);
 	result = (struct varlena *) palloc(total + VARHDRSZ);
 	if (VARATT_EXTERNAL_IS_COMPRESSED(pointer))
 		SET_VARSIZE_COMPRESSED(result, total + VARHDRSZ);
@@ -228,17 +251,12 @@ gather_value(CmekHeapImport *import, struct varlena *pointer_datum)
 	out = VARDATA(result);
 	for (int32 seq = 0; seq * (int32) CMEK_CHUNK_PLAIN < total; seq++)
 	{
-		int32		len = chunk_plain_len(seq, total);
-		char		sealed[TOAST_MAX_CHUNK_SIZE];
-		uint32		sealed_len = import->fetch(import->arg, pointer.va_valueid,
-											   seq, sealed, sizeof(sealed));
-
 		CHECK_FOR_INTERRUPTS();
-		if (sealed_len != len + CMEK_SEAL_OVERHEAD ||
-			!chunk_open(import->ring, out, sealed, len, pointer.va_valueid,
-						seq, total))
-			report_damaged(import, "chunk");
-		out += len;
+		if (seq == 0)
+			memcpy(out, first, chunk_plain_len(0, total));
+		else
+			gather_chunk(import, pointer.va_valueid, seq, total, out);
+		out += chunk_plain_len(seq, total);
 	}
 	return result;
 }
@@ -266,7 +284,8 @@ cmek_heap_import_row(CmekHeapImport *import, const void *sealed, uint32 len)
 			VARATT_IS_EXTERNAL_ONDISK(DatumGetPointer(import->values[i])))
 			import->values[i] = PointerGetDatum(gather_value(import,
 															 (struct varlena *) DatumGetPointer(import->values[i])));
-		slot->tts_values[to] = import->values[i];
+		slot->tts_values[to] = import->source.take(import->source.take_arg, to,
+												   import->values[i]);
 		slot->tts_isnull[to] = false;
 	}
 	ExecStoreVirtualTuple(slot);

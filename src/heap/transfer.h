@@ -8,6 +8,7 @@
 #ifndef CMEK_TRANSFER_H
 #define CMEK_TRANSFER_H
 
+#include "access/htup.h"
 #include "access/tupdesc.h"
 #include "utils/rel.h"
 #include "utils/snapshot.h"
@@ -32,6 +33,18 @@ extern void cmek_heap_scan_chunks(Relation rel, Snapshot snapshot,
 typedef uint32 (*CmekFetchChunk) (void *arg, Oid value_id, int32 seq,
 								  char *out, uint32 size);
 
+/* Looks at a value of a column (from 0) of the new table; what to store */
+typedef Datum (*CmekTakeValue) (void *arg, int column, Datum value);
+
+/* Where an import gets what is not in the row */
+typedef struct CmekImportSource
+{
+	CmekFetchChunk fetch;
+	void	   *fetch_arg;
+	CmekTakeValue take;
+	void	   *take_arg;
+} CmekImportSource;
+
 typedef struct CmekHeapImport CmekHeapImport;
 
 /*
@@ -44,9 +57,22 @@ typedef struct CmekHeapImport CmekHeapImport;
 extern CmekHeapImport *cmek_heap_import_begin(Relation rel, TupleDesc desc,
 											  const int *target,
 											  CmekKeyRing *ring,
-											  CmekFetchChunk fetch, void *arg);
+											  const CmekImportSource *source);
 extern void cmek_heap_import_row(CmekHeapImport *import, const void *sealed,
 								 uint32 len);
 extern void cmek_heap_import_end(CmekHeapImport *import);
+
+/* ----------
+ * fits.c
+ * ----------
+ */
+/* Does a row have all that a description says, and no pointer into memory? */
+extern bool cmek_row_fits(HeapTuple tuple, TupleDesc desc);
+/*
+ * Where a value ends that begins at an offset, or after it as its alignment
+ * demands; -1 when that is not within the limit.  "data" is aligned.
+ */
+extern int64 cmek_value_end(const char *data, Size limit, Size offset,
+							int attlen, char attalign);
 
 #endif							/* CMEK_TRANSFER_H */

@@ -38,27 +38,33 @@ agg_uses_no_column(AggState *node)
 		!contain_var_clause((Node *) agg->plan.qual);
 }
 
+/* Tell the slot of a scan, if it is one of ours */
+static void
+mark_scan(ScanState *node)
+{
+	TupleTableSlot *slot = node->ss_ScanTupleSlot;
+
+	if (slot != NULL && IS_SEALED_SLOT(slot))
+		slot_set_columns_unused(slot);
+}
+
 /* Tell the slots of the scans whose rows reach the node as they are */
 static void
 mark_scans(PlanState *node)
 {
-	TupleTableSlot *slot;
-
 	switch (nodeTag(node))
 	{
 		case T_IndexScanState:
 			/* ordering by distance queues copies, which are looked into */
-			if (((IndexScanState *) node)->iss_NumOrderByKeys > 0)
-				break;
-			/* FALLTHROUGH */
+			if (((IndexScanState *) node)->iss_NumOrderByKeys == 0)
+				mark_scan((ScanState *) node);
+			break;
 		case T_SeqScanState:
 		case T_SampleScanState:
 		case T_BitmapHeapScanState:
 		case T_TidScanState:
 		case T_TidRangeScanState:
-			slot = ((ScanState *) node)->ss_ScanTupleSlot;
-			if (slot != NULL && IS_SEALED_SLOT(slot))
-				slot_set_columns_unused(slot);
+			mark_scan((ScanState *) node);
 			break;
 		case T_AppendState:
 			for (int i = 0; i < ((AppendState *) node)->as_nplans; i++)

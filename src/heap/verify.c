@@ -26,6 +26,7 @@
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/tuplestore.h"
 
 #include "heap/internal.h"
 
@@ -191,7 +192,7 @@ verify_scan(Verify *verify)
 	LongShadow *shadow = shadow_long_begin(verify->rel, true);
 	Relation	srel = shadow_long_relation(shadow);
 	TupleTableSlot *slot = table_slot_create(srel, NULL);
-	TableScanDesc scan = table_beginscan(srel, GetActiveSnapshot(), 0, NULL);
+	TableScanDesc scan = cmek_table_beginscan(srel, GetActiveSnapshot());
 	BlockNumber block = InvalidBlockNumber;
 	uint64		blocks = 0;
 	MemoryContext percontext = AllocSetContextCreate(CurrentMemoryContext,

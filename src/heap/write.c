@@ -86,7 +86,7 @@ insert_row(Relation rel, TupleTableSlot *slot, CommandId cid, int options,
 
 static void
 sealed_tuple_insert(Relation rel, TupleTableSlot *slot, CommandId cid,
-					int options, struct BulkInsertStateData *bistate)
+					CmekWriteOptions options, struct BulkInsertStateData *bistate)
 {
 	if (is_toast_table(rel))
 		cmek_stock_heap->tuple_insert(rel, slot, cid, options, bistate);
@@ -96,7 +96,7 @@ sealed_tuple_insert(Relation rel, TupleTableSlot *slot, CommandId cid,
 
 static void
 sealed_tuple_insert_speculative(Relation rel, TupleTableSlot *slot,
-								CommandId cid, int options,
+								CommandId cid, CmekWriteOptions options,
 								struct BulkInsertStateData *bistate,
 								uint32 token)
 {
@@ -176,7 +176,7 @@ batch_seal(SealedBatch *batch, Relation rel, HeapTuple *fitting, int n,
 		row_seal_into(ring, sealed->t_data, fitting[i]);
 		arena += MAXALIGN(sealed->t_len);
 
-		slot = MakeTupleTableSlot(cmek_sealed_desc, &TTSOpsHeapTuple);
+		slot = cmek_make_slot(cmek_sealed_desc, &TTSOpsHeapTuple);
 		ExecStoreHeapTuple(sealed, slot, false);
 		slot->tts_flags |= TTS_FLAG_SHOULDFREE;
 		batch->slots[i] = slot;
@@ -185,7 +185,7 @@ batch_seal(SealedBatch *batch, Relation rel, HeapTuple *fitting, int n,
 
 static void
 sealed_multi_insert(Relation rel, TupleTableSlot **slots, int n, CommandId cid,
-					int options, struct BulkInsertStateData *bistate)
+					CmekWriteOptions options, struct BulkInsertStateData *bistate)
 {
 	SealedBatch batch;
 	ShortShadow shadow;
@@ -218,23 +218,20 @@ sealed_multi_insert(Relation rel, TupleTableSlot **slots, int n, CommandId cid,
  */
 
 static TM_Result
-sealed_tuple_delete(Relation rel, ItemPointer tid, CommandId cid,
-					Snapshot snapshot, Snapshot crosscheck, bool wait,
-					TM_FailureData *tmfd, bool changing_part)
+sealed_tuple_delete(CMEK_DELETE_PARAMS(rel, tid))
 {
 	ShortShadow shadow;
 	HeapTuple	row = NULL;
 	TM_Result	result;
 
 	if (is_toast_table(rel))
-		return cmek_stock_heap->tuple_delete(rel, tid, cid, snapshot, crosscheck,
-											 wait, tmfd, changing_part);
+		return cmek_stock_heap->tuple_delete(CMEK_DELETE_ARGS(rel, tid));
 	(void) heap_key_for_write(rel);
 	/* only the row itself knows whether it has values out of line */
 	if (OidIsValid(rel->rd_rel->reltoastrelid))
 		row = row_fetch_doomed(rel, tid);
-	result = heap_delete(shadow_short(&shadow, rel, NULL), tid, cid, crosscheck,
-						 wait, tmfd, changing_part);
+	result = heap_delete(CMEK_HEAP_DELETE_ARGS(shadow_short(&shadow, rel, NULL),
+											   tid));
 	if (row)
 	{
 		if (result == TM_Ok && HeapTupleHasExternal(row))
@@ -331,10 +328,7 @@ update_answer_indexes(TM_Result result, HeapTuple sealed,
 }
 
 static TM_Result
-sealed_tuple_update(Relation rel, ItemPointer otid, TupleTableSlot *slot,
-					CommandId cid, Snapshot snapshot, Snapshot crosscheck,
-					bool wait, TM_FailureData *tmfd, LockTupleMode *lockmode,
-					CmekUpdateIndexes *update_indexes)
+sealed_tuple_update(CMEK_UPDATE_PARAMS(rel, otid, slot))
 {
 	bool		should_free = true;
 	HeapTuple	logical = slot_fetch_logical(slot, rel, &should_free);
@@ -363,9 +357,8 @@ sealed_tuple_update(Relation rel, ItemPointer otid, TupleTableSlot *slot,
 	}
 	sealed = row_seal(rel, fitting);
 
-	result = cmek_heap_update(shadow_short(&shadow, rel, &change), &tid, sealed,
-							  cid, crosscheck, wait, tmfd, lockmode,
-							  update_indexes);
+	result = heap_update(CMEK_HEAP_UPDATE_ARGS(shadow_short(&shadow, rel, &change),
+											   &tid, sealed));
 	ItemPointerCopy(&sealed->t_self, &slot->tts_tid);
 	update_answer_indexes(result, sealed, update_indexes);
 	if (result == TM_Ok)

@@ -204,6 +204,8 @@ cmek_board_enter(const CmekKeyRequest *what, int *slot, CmekReply *reply)
 		return CMEK_BOARD_CACHED;
 	}
 	server = cmek_server_enter(what);
+	if (CMEK_OP_IS_OF_KEYS(what->op))
+		cmek_server_asked(server, what);
 	if (CMEK_OP_IS_OF_KEYS(what->op) &&
 		(cmek_server_is_suspended(server, reply) ||
 		 (!what->fresh && cmek_server_remembers(server, what, reply))))
@@ -349,6 +351,7 @@ cmek_board_post(const CmekKeyRequest *what)
 
 	lock_board();
 	server = cmek_server_enter(what);
+	cmek_server_asked(server, what);
 	if (cmek_server_is_suspended(server, NULL) ||
 		cmek_server_remembers(server, what, NULL) || find_equal(what) >= 0)
 		cmek_server_leave(server);
@@ -496,7 +499,12 @@ settle_cache(const BoardSlot *slot, CmekKmsAnswer *answer,
 							"the KMS unwrapped another table key than before");
 	}
 	else if (what->op == CMEK_OP_UNWRAP && answer->klass == CMEK_KMS_DENIED)
+	{
 		cmek_cache_drop_server(slot->server);
+		/* its tables may have been opened by other KMS keys: look again */
+		if (!cmek_server_denied(slot->server))
+			cmek_cache_end_leases();
+	}
 	else if (what->op == CMEK_OP_UNWRAP && answer->klass == CMEK_KMS_CORRUPT)
 		cmek_cache_drop(what->database, what->uuid);
 }

@@ -225,6 +225,17 @@ take_slot(Oid database, const uint8 *uuid)
 	return i;
 }
 
+/* Copy a key and its lease: caller holds the lock. */
+static void
+copy_key(int i, uint8 *key, CmekLease *lease)
+{
+	memcpy(key, keys[i], CMEK_KEY_LEN);
+	memcpy(lease->uuid, slots[i].uuid, CMEK_UUID_LEN);
+	lease->generation = &slots[i].generation;
+	lease->value = pg_atomic_read_u64(&slots[i].generation);
+	slots[i].fetched_at = GetCurrentTimestamp();
+}
+
 /*
  * Copy a cached key and its lease; with NULLs, only say whether it is there.
  * A key that was proved by other options than those of the request, or longer
@@ -245,14 +256,30 @@ cmek_cache_fetch(const CmekKeyRequest *what, uint8 *key, CmekLease *lease)
 	{
 		found = true;
 		if (key != NULL)
-		{
-			memcpy(key, keys[i], CMEK_KEY_LEN);
-			lease->generation = &slots[i].generation;
-			lease->value = pg_atomic_read_u64(&slots[i].generation);
-			slots[i].fetched_at = GetCurrentTimestamp();
-		}
+			copy_key(i, key, lease);
 		pg_atomic_write_u32(&slots[i].referenced, 1);
 	}
+	LWLockRelease(cmek_lock(CMEK_LOCK_CACHE));
+	return found;
+}
+
+/*
+ * The same by whatever options of its server the key was proved, if that was
+ * not before a time.
+ */
+bool
+cmek_cache_fetch_proved(const CmekKeyRequest *what, int server,
+						TimestampTz oldest, uint8 *key, CmekLease *lease)
+{
+	bool		found;
+	int			i;
+
+	LWLockAcquire(cmek_lock(CMEK_LOCK_CACHE), LW_SHARED);
+	i = find_slot(what->database, what->uuid);
+	found = i >= 0 && slots[i].server == server &&
+		slots[i].proved_at >= oldest;
+	if (found)
+		copy_key(i, key, lease);
 	LWLockRelease(cmek_lock(CMEK_LOCK_CACHE));
 	return found;
 }
@@ -332,6 +359,20 @@ cmek_cache_store(const CmekKeyRequest *what, int server,
 		renew(server, hash, what->config_hash, proved_at);
 	LWLockRelease(cmek_lock(CMEK_LOCK_CACHE));
 	return same;
+}
+
+/* See internal.h. */
+bool
+cmek_cache_copy(Oid database, const uint8 *uuid, uint8 *key)
+{
+	int			i;
+
+	LWLockAcquire(cmek_lock(CMEK_LOCK_CACHE), LW_SHARED);
+	i = find_slot(database, uuid);
+	if (i >= 0)
+		memcpy(key, keys[i], CMEK_KEY_LEN);
+	LWLockRelease(cmek_lock(CMEK_LOCK_CACHE));
+	return i >= 0;
 }
 
 /* Drop one key, if it is cached. */

@@ -915,6 +915,7 @@ cmek_catalog_delete(Oid relid)
 
 	if (!find_catalogs())
 		return NIL;
+	cmek_replica_delete(relid, NULL, NIL);
 	delete_rows(oids.data_key, oids.data_key_by_relid, relid, NULL);
 	delete_rows(oids.table_key, oids.table_key_by_relid, relid, &servers);
 	CommandCounterIncrement();

@@ -147,24 +147,6 @@ cmek_eventqueue_push(CmekEvent *event, bool reserved)
 	return true;
 }
 
-/* See events.h. */
-Oid
-cmek_eventqueue_database(void)
-{
-	Oid			result = InvalidOid;
-	uint64		best = 0;
-
-	lock_queue(LW_SHARED);
-	for (int i = 0; queue->used > 0 && i < QUEUE_PLACES; i++)
-		if (queue->taken[i] && (best == 0 || queue->events[i].seq < best))
-		{
-			best = queue->events[i].seq;
-			result = queue->events[i].database;
-		}
-	unlock_queue();
-	return result;
-}
-
 /* Order by sequence number. */
 static int
 compare_events(const void *a, const void *b)
@@ -173,6 +155,56 @@ compare_events(const void *a, const void *b)
 	uint64		y = ((const CmekEvent *) b)->seq;
 
 	return x < y ? -1 : x > y;
+}
+
+/* An event that waits: all that the keeper has to know of it */
+typedef struct WaitingEvent
+{
+	uint64		seq;
+	Oid			database;
+} WaitingEvent;
+
+/* Order by sequence number. */
+static int
+compare_waiting(const void *a, const void *b)
+{
+	uint64		x = ((const WaitingEvent *) a)->seq;
+	uint64		y = ((const WaitingEvent *) b)->seq;
+
+	return x < y ? -1 : x > y;
+}
+
+/* Is a database in the list? */
+static bool
+is_listed(const Oid *databases, int n, Oid database)
+{
+	for (int i = 0; i < n; i++)
+		if (databases[i] == database)
+			return true;
+	return false;
+}
+
+/* See events.h. */
+int
+cmek_eventqueue_databases(Oid *databases, int max)
+{
+	WaitingEvent waiting[QUEUE_PLACES];
+	int			nwaiting = 0;
+	int			n = 0;
+
+	lock_queue(LW_SHARED);
+	for (int i = 0; queue->used > 0 && i < QUEUE_PLACES; i++)
+		if (queue->taken[i])
+		{
+			waiting[nwaiting].seq = queue->events[i].seq;
+			waiting[nwaiting++].database = queue->events[i].database;
+		}
+	unlock_queue();
+	qsort(waiting, nwaiting, sizeof(WaitingEvent), compare_waiting);
+	for (int i = 0; i < nwaiting && n < max; i++)
+		if (!is_listed(databases, n, waiting[i].database))
+			databases[n++] = waiting[i].database;
+	return n;
 }
 
 /*

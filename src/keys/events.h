@@ -27,6 +27,7 @@
 #define CMEK_EVENT_DROP_KEY		"drop key"
 #define CMEK_EVENT_BIND			"bind"
 #define CMEK_EVENT_SWITCH		"switch"
+#define CMEK_EVENT_REPLICAS		"replicas"	/* another set of replica keys */
 #define CMEK_EVENT_IMPORT		"import"
 #define CMEK_EVENT_UNBIND		"unbind"
 #define CMEK_EVENT_ROTATE		"rotate"
@@ -100,8 +101,8 @@ extern bool cmek_eventqueue_reserve(int n, int wait);
 extern void cmek_eventqueue_unreserve(int n);
 /* Put an event in; false when there is no room, reserved or not */
 extern bool cmek_eventqueue_push(CmekEvent *event, bool reserved);
-/* The database of the oldest event; InvalidOid when the queue is empty */
-extern Oid	cmek_eventqueue_database(void);
+/* The databases that events wait for, that of the oldest first */
+extern int	cmek_eventqueue_databases(Oid *databases, int max);
 /* Up to max of the oldest events of a database, in order */
 extern int	cmek_eventqueue_read(Oid database, uint64 after, CmekEvent *events,
 								 int max);

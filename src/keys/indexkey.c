@@ -59,7 +59,7 @@ create_index_key(Oid relid, Oid index, bool hide_tids)
 
 	if (binding == NULL)
 		elog(ERROR, "table %u has no key for its index %u", relid, index);
-	cmek_table_key_open(&binding->table_key, table_key, &lease);
+	cmek_binding_open(binding, table_key, &lease);
 	row.id = cmek_catalog_new_dek_id();
 	row.relid = relid;
 	row.kind = CMEK_STRUCTURE_INDEX;

@@ -111,6 +111,7 @@ request_shmem(void)
 		previous_request_hook();
 	RequestAddinShmemSpace(cmek_cache_shmem_size());
 	RequestAddinShmemSpace(cmek_state_shmem_size());
+	RequestAddinShmemSpace(cmek_proof_options_shmem_size());
 	RequestAddinShmemSpace(cmek_board_shmem_size());
 	RequestAddinShmemSpace(cmek_stat_shmem_size());
 	RequestAddinShmemSpace(cmek_progress_shmem_size());
@@ -129,6 +130,7 @@ startup_shmem(void)
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
 	cmek_cache_shmem_init();
 	cmek_state_shmem_init();
+	cmek_proof_options_shmem_init();
 	cmek_board_shmem_init();
 	cmek_stat_shmem_init();
 	cmek_progress_shmem_init();
@@ -219,6 +221,7 @@ cmek_keys_init(void)
 {
 	define_settings();
 	define_renewal_settings();
+	cmek_replica_init();
 	/* key rows are deleted without the library preloaded, too */
 	cmek_catalog_init();
 	if (!process_shared_preload_libraries_in_progress)

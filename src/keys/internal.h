@@ -58,6 +58,7 @@ typedef enum CmekOperation
 	CMEK_OP_GENERATE,
 	CMEK_OP_UNWRAP,
 	CMEK_OP_CHECK,				/* one step of cmek.check_key() */
+	CMEK_OP_WRAP,				/* one more wrapping of a cached table key */
 	CMEK_OP_SEAL,				/* a secret option: the blob */
 	CMEK_OP_POST				/* a notification: the blob */
 } CmekOperation;
@@ -72,6 +73,7 @@ typedef struct CmekKeyRequest
 	Oid			server;
 	char		server_name[NAMEDATALEN];
 	uint8		uuid[CMEK_UUID_LEN];
+	uint8		source[CMEK_UUID_LEN];	/* of CMEK_OP_WRAP: the cached key */
 	char		version[CMEK_KMS_MAX_KEY_ID];	/* expected; "" when unknown */
 	uint32		blob_len;
 	uint8		blob[CMEK_KMS_MAX_BLOB];
@@ -139,6 +141,7 @@ typedef struct CmekLease
 {
 	pg_atomic_uint64 *generation;
 	uint64		value;
+	uint8		uuid[CMEK_UUID_LEN];	/* of the wrapping that opened it */
 } CmekLease;
 
 /* A cached key that ought to be proved again */
@@ -155,9 +158,14 @@ extern Size cmek_cache_shmem_size(void);
 extern void cmek_cache_shmem_init(void);
 extern bool cmek_cache_fetch(const CmekKeyRequest *what, uint8 *key,
 							 CmekLease *lease);
+extern bool cmek_cache_fetch_proved(const CmekKeyRequest *what, int server,
+									TimestampTz oldest, uint8 *key,
+									CmekLease *lease);
 extern bool cmek_cache_store(const CmekKeyRequest *what, int server,
 							 const CmekKmsAnswer *answer,
 							 TimestampTz proved_at, bool may_insert);
+/* Copy a key, for a worker that is to wrap it; false when it is not there */
+extern bool cmek_cache_copy(Oid database, const uint8 *uuid, uint8 *key);
 extern void cmek_cache_drop(Oid database, const uint8 *uuid);
 extern void cmek_cache_drop_server(int server);
 extern void cmek_cache_end_leases(void);
@@ -187,6 +195,7 @@ extern void cmek_state_shmem_init(void);
 extern int	cmek_num_servers(void);
 extern int	cmek_server_enter(const CmekKeyRequest *what);
 extern int	cmek_server_reserve(Oid database, Oid server, const char *name);
+extern void cmek_server_asked(int server, const CmekKeyRequest *what);
 extern void cmek_server_leave(int server);
 /* Suspend a server, or resume it (NULL); its cached keys are dropped */
 extern void cmek_server_suspend(int server, const CmekSuspension *suspension);
@@ -202,8 +211,29 @@ extern CmekServerChange cmek_server_observe(int server,
 											const CmekKmsAnswer *answer,
 											TimestampTz started);
 extern TimestampTz cmek_server_since(int server);
+/* Was it denied, and never seen to be back since? */
+extern bool cmek_server_denied(int server);
+/* The same for a server of this database; these take the board's lock */
+extern bool cmek_server_was_denied(Oid serverid);
+extern bool cmek_server_is_failing(Oid serverid);
 extern bool cmek_server_proof_config(int server, CmekKeyRequest *what);
 extern void cmek_server_oldest_proofs(TimestampTz now, TimestampTz *oldest);
+/* Takes the board's lock itself */
+extern bool cmek_server_forgives(const CmekKeyRequest *what, uint8 *key,
+								 CmekLease *lease);
+
+/* ----------
+ * proofoptions.c: options of KMS keys that work.  Call with the board's lock.
+ * ----------
+ */
+extern Size cmek_proof_options_shmem_size(void);
+extern void cmek_proof_options_shmem_init(void);
+/* The options of a request work */
+extern void cmek_proof_options_keep(int server, const CmekKeyRequest *what);
+/* Fill in the options that work, if they are those of this hash */
+extern bool cmek_proof_options_read(int server, uint64 config_hash,
+									CmekKeyRequest *what);
+extern void cmek_proof_options_forget(int server);
 
 /* ----------
  * board.c: requests on their way to workers
@@ -364,6 +394,47 @@ extern void cmek_dek_wrap(CmekDataKeyRow *row, const uint8 *table_key_id,
 extern void cmek_dek_unwrap(const CmekDataKeyRow *row,
 							const CmekTableKeyRow *table_key_row,
 							CmekAead *table_key, uint8 *dek);
+
+/* Fail because a KMS did not open, make or wrap a table key */
+extern void cmek_report_unavailable(Oid relid, const CmekKeyRequest *what,
+									const CmekReply *reply);
+/* A request to open a wrapped table key, as cmek_new_key_request */
+extern CmekKeyRequest *cmek_new_unwrap(Oid serverid,
+									   const CmekTableKeyRow *row);
+/* The same as cmek_table_key_open, and it is the one that the DEKs are under */
+extern void cmek_binding_open(const CmekBinding *binding, uint8 *key,
+							  CmekLease *lease);
+
+/* ----------
+ * replicarow.c: rows of cmek.table_key_replica, in the form of table keys, but
+ * with ids of their own
+ * ----------
+ */
+/* Those of a table key, or of all table keys of a table (NULL) */
+extern List *cmek_replica_rows(Oid relid, const uint8 *table_key);
+extern void cmek_replica_insert(const CmekTableKeyRow *row,
+								const uint8 *table_key);
+/* Delete all of a table but those of one table key under these servers (names) */
+extern void cmek_replica_delete(Oid relid, const uint8 *keep, List *servers);
+extern void cmek_replica_rename_server(const char *oldname,
+									   const char *newname);
+
+/* ----------
+ * replica.c: several wrappings of one table key
+ * ----------
+ */
+#define CMEK_CODE_NOT_CACHED "KeyNotCached"
+
+/*
+ * Open the table key of a row by any of its wrappings; "first" is the request
+ * for the row itself.  False with the reason, which is what the first key said.
+ */
+extern bool cmek_open_by_any(CmekKeyRequest *first, const CmekTableKeyRow *row,
+							 uint8 *key, CmekLease *lease, CmekReply *reply);
+/* Wrap an opened table key by one more KMS key, prove and store it */
+extern void cmek_replica_make(const CmekTableKeyRow *table_key,
+							  const uint8 *key, Oid serverid);
+extern void cmek_replica_init(void);
 
 /* ----------
  * chain.c, chainjson.c: older table keys under newer ones

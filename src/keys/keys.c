@@ -40,6 +40,16 @@ record_dependency(Oid relid, Oid serverid)
 	recordDependencyOn(&table, &server, DEPENDENCY_NORMAL);
 }
 
+/* The same for several. */
+static void
+record_dependencies(Oid relid, List *servers)
+{
+	ListCell   *lc;
+
+	foreach(lc, servers)
+		record_dependency(relid, lfirst_oid(lc));
+}
+
 /* A table does not need a server any more. */
 static void
 delete_dependency(Oid relid, const char *server)
@@ -107,9 +117,49 @@ create_data_keys(const CmekTableKeyRow *table_key, const uint8 *key)
 	create_data_key(table_key, aead, CMEK_STRUCTURE_TOAST);
 }
 
+/* Has a table key this replica wrapping? */
+static bool
+has_replica(List *rows, const char *server)
+{
+	ListCell   *lc;
+
+	foreach(lc, rows)
+		if (strcmp(((CmekTableKeyRow *) lfirst(lc))->server, server) == 0)
+			return true;
+	return false;
+}
+
+/* Names of servers, by their OIDs */
+static List *
+server_names(List *servers)
+{
+	List	   *names = NIL;
+	ListCell   *lc;
+
+	foreach(lc, servers)
+		names = lappend(names, GetForeignServer(lfirst_oid(lc))->servername);
+	return names;
+}
+
+/* Let a table key have replica wrappings by these KMS keys and no others. */
+static void
+make_replicas(const CmekTableKeyRow *table_key, const uint8 *key,
+			  List *replicas)
+{
+	List	   *rows = cmek_replica_rows(table_key->relid, table_key->id);
+	List	   *names = server_names(replicas);
+	ListCell   *lc;
+	ListCell   *name;
+
+	forboth(lc, replicas, name, names)
+		if (!has_replica(rows, lfirst(name)))
+			cmek_replica_make(table_key, key, lfirst_oid(lc));
+	cmek_replica_delete(table_key->relid, table_key->id, names);
+}
+
 /* The body of cmek_keys_create. */
 static void
-create_keys(Oid relid, Oid serverid)
+create_keys(Oid relid, Oid serverid, List *replicas)
 {
 	CmekTableKeyRow *row = palloc(sizeof(CmekTableKeyRow));
 	uint8	   *key = new_key();
@@ -117,6 +167,7 @@ create_keys(Oid relid, Oid serverid)
 	cmek_table_key_generate(relid, serverid, 1, row, key);
 	cmek_catalog_insert_table_key(row);
 	create_data_keys(row, key);
+	make_replicas(row, key, replicas);
 }
 
 /* Move wrapped data keys from one table key to another. */
@@ -165,7 +216,7 @@ store_rewrapped(const CmekBinding *binding, const CmekTableKeyRow *row)
 
 /* The body of cmek_keys_rewrap, up to the dependency. */
 static void
-rewrap_keys(CmekBinding *binding, Oid serverid)
+rewrap_keys(CmekBinding *binding, Oid serverid, List *replicas)
 {
 	CmekTableKeyRow *row = palloc(sizeof(CmekTableKeyRow));
 	uint8	   *old_key = new_key();
@@ -178,12 +229,13 @@ rewrap_keys(CmekBinding *binding, Oid serverid)
 	cmek_stop("switch-generated");
 	rewrap_under(binding, old_key, row, key);
 	store_rewrapped(binding, row);
+	make_replicas(row, key, replicas);
 	cmek_stop("switch-rewrapped");
 }
 
 /* The body of cmek_keys_import, up to the dependency. */
 static void
-import_keys(CmekBinding *binding, const CmekChain *chain)
+import_keys(CmekBinding *binding, const CmekChain *chain, List *replicas)
 {
 	uint8	   *old_key = new_key();
 	uint8	   *key = new_key();
@@ -195,12 +247,24 @@ import_keys(CmekBinding *binding, const CmekChain *chain)
 	cmek_catalog_rewrap_data_keys(binding->table_key.relid, binding->deks,
 								  binding->ndeks);
 	cmek_table_key_forget(binding->table_key.id, true);
+	make_replicas(row, key, replicas);
+}
+
+/* The body of cmek_keys_set_replicas, when there is something to wrap. */
+static void
+replicate_keys(CmekBinding *binding, List *replicas)
+{
+	uint8	   *key = new_key();
+	CmekLease	lease;
+
+	cmek_binding_open(binding, key, &lease);
+	make_replicas(&binding->table_key, key, replicas);
 }
 
 /* Which of them is to be done, in a memory context of its own? */
 static void
 run_in_context(Oid relid, Oid serverid, CmekBinding *binding,
-			   const CmekChain *chain)
+			   const CmekChain *chain, List *replicas)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "cmek keys",
@@ -211,11 +275,13 @@ run_in_context(Oid relid, Oid serverid, CmekBinding *binding,
 	PG_TRY();
 	{
 		if (binding == NULL)
-			create_keys(relid, serverid);
+			create_keys(relid, serverid, replicas);
 		else if (chain != NULL)
-			import_keys(binding, chain);
+			import_keys(binding, chain, replicas);
+		else if (OidIsValid(serverid))
+			rewrap_keys(binding, serverid, replicas);
 		else
-			rewrap_keys(binding, serverid);
+			replicate_keys(binding, replicas);
 	}
 	PG_FINALLY();
 	{
@@ -239,7 +305,7 @@ announce(Oid relid)
  * dependency is recorded.
  */
 void
-cmek_keys_create(Oid relid, Oid serverid)
+cmek_keys_create(Oid relid, Oid serverid, List *replicas)
 {
 	if (!IsBinaryUpgrade)
 	{
@@ -249,9 +315,10 @@ cmek_keys_create(Oid relid, Oid serverid)
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("table \"%s\" has a key already",
 							get_rel_name(relid))));
-		run_in_context(relid, serverid, NULL, NULL);
+		run_in_context(relid, serverid, NULL, NULL, replicas);
 	}
 	record_dependency(relid, serverid);
+	record_dependencies(relid, replicas);
 	announce(relid);
 	if (!IsBinaryUpgrade && cmek_index_keys_wanted != NULL)
 		cmek_index_keys_wanted(relid);
@@ -272,27 +339,77 @@ read_binding(Oid relid)
 	return binding;
 }
 
-/* Wrap the data keys anew, and let the table depend on another server. */
+/* The servers of the replica wrappings that a binding has */
+static List *
+replicas_of(const CmekBinding *binding)
+{
+	List	   *servers = NIL;
+	ListCell   *lc;
+
+	foreach(lc, cmek_replica_rows(binding->table_key.relid,
+								  binding->table_key.id))
+		servers = lappend_oid(servers,
+							  get_foreign_server_oid(((CmekTableKeyRow *) lfirst(lc))->server,
+													 false));
+	return servers;
+}
+
+/* A table does not need the servers of its replica wrappings any more. */
 static void
-move_keys(CmekBinding *binding, Oid serverid, const CmekChain *chain)
+delete_dependencies(Oid relid)
+{
+	ListCell   *lc;
+
+	foreach(lc, cmek_replica_rows(relid, NULL))
+	{
+		delete_dependency(relid, ((CmekTableKeyRow *) lfirst(lc))->server);
+		CommandCounterIncrement();
+	}
+}
+
+/* Wrap the data keys anew, and let the table depend on other servers. */
+static void
+move_keys(CmekBinding *binding, Oid serverid, const CmekChain *chain,
+		  List *replicas)
 {
 	Oid			relid = binding->table_key.relid;
 
-	run_in_context(relid, serverid, binding, chain);
+	delete_dependencies(relid);
+	run_in_context(relid, serverid, binding, chain, replicas);
 	delete_dependency(relid, binding->table_key.server);
 	/* both may be the same */
 	CommandCounterIncrement();
 	record_dependency(relid, serverid);
+	record_dependencies(relid, replicas);
 	announce(relid);
 	cmek_stop("switch-announced");
 }
 
 /* See keys.h. */
 void
-cmek_keys_rewrap(Oid relid, Oid serverid)
+cmek_keys_rewrap(Oid relid, Oid serverid, List *replicas)
 {
 	if (!IsBinaryUpgrade)
-		move_keys(read_binding(relid), serverid, NULL);
+		move_keys(read_binding(relid), serverid, NULL, replicas);
+}
+
+/* See keys.h.  To have fewer of them needs no key. */
+void
+cmek_keys_set_replicas(Oid relid, List *replicas)
+{
+	CmekBinding *binding;
+
+	if (IsBinaryUpgrade)
+		return;
+	binding = read_binding(relid);
+	delete_dependencies(relid);
+	if (list_difference_oid(replicas, replicas_of(binding)) != NIL)
+		run_in_context(relid, InvalidOid, binding, NULL, replicas);
+	else
+		cmek_replica_delete(relid, binding->table_key.id,
+							server_names(replicas));
+	record_dependencies(relid, replicas);
+	announce(relid);
 }
 
 /* See keys.h. */
@@ -304,16 +421,21 @@ cmek_keys_rotate_table_key(Oid relid)
 	cmek_event_note(CMEK_EVENT_ROTATE, binding->table_key.server, relid,
 					"table key");
 	move_keys(binding,
-			  get_foreign_server_oid(binding->table_key.server, false), NULL);
+			  get_foreign_server_oid(binding->table_key.server, false), NULL,
+			  replicas_of(binding));
 }
 
 /* See keys.h. */
 void
 cmek_keys_import(const CmekChain *chain, Oid serverid)
 {
+	CmekBinding *binding = read_binding(cmek_chain_relid(chain));
+
 	cmek_event_note(CMEK_EVENT_IMPORT, cmek_chain_server(chain),
 					cmek_chain_relid(chain), NULL);
-	move_keys(read_binding(cmek_chain_relid(chain)), serverid, chain);
+	/* the export's own key may have been a replica's here */
+	move_keys(binding, serverid, chain,
+			  list_delete_oid(replicas_of(binding), serverid));
 }
 
 /* See keys.h. */
@@ -338,4 +460,5 @@ void
 cmek_keys_rename_server(const char *oldname, const char *newname)
 {
 	cmek_catalog_rename_server(oldname, newname);
+	cmek_replica_rename_server(oldname, newname);
 }

@@ -201,10 +201,12 @@ extern char *cmek_table_server(Oid relid);
  * holds at least ShareUpdateExclusiveLock on the table.
  * ----------
  */
-/* Make a table key and DEKs for an unbound table */
-extern void cmek_keys_create(Oid relid, Oid serverid);
-/* Wrap the table's DEKs by a new table key under another server */
-extern void cmek_keys_rewrap(Oid relid, Oid serverid);
+/* Make a table key and DEKs for an unbound table; replicas are server OIDs */
+extern void cmek_keys_create(Oid relid, Oid serverid, List *replicas);
+/* Wrap the table's DEKs by a new table key under other servers */
+extern void cmek_keys_rewrap(Oid relid, Oid serverid, List *replicas);
+/* Let the newest table key have these replica wrappings and no others */
+extern void cmek_keys_set_replicas(Oid relid, List *replicas);
 /* Wrap the table's DEKs by a new table key under the server it has */
 extern void cmek_keys_rotate_table_key(Oid relid);
 /* The table goes: so do its key rows */

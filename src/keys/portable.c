@@ -12,6 +12,7 @@
  */
 #include "postgres.h"
 
+#include "mb/pg_wchar.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
@@ -37,6 +38,13 @@ put(json_t *object, const char *name, json_t *value)
 				 errmsg("could not write wrapped keys as JSON")));
 }
 
+/* A text, which is in the server's encoding. */
+static void
+put_text(json_t *object, const char *name, const char *text)
+{
+	put(object, name, json_string(pg_server_to_any(text, strlen(text), PG_UTF8)));
+}
+
 /* Bytes, as hexadecimal. */
 static void
 put_bytes(json_t *object, const char *name, const uint8 *bytes, Size len)
@@ -57,9 +65,9 @@ table_key_json(const CmekTableKeyRow *row)
 
 	put_bytes(object, "id", row->id, CMEK_UUID_LEN);
 	put(object, "version", json_integer(row->version));
-	put(object, "server", json_string(row->server));
-	put(object, "key_id", json_string(row->key_id));
-	put(object, "key_version", json_string(row->key_version));
+	put_text(object, "server", row->server);
+	put_text(object, "key_id", row->key_id);
+	put_text(object, "key_version", row->key_version);
 	put_bytes(object, "blob", row->blob, row->blob_len);
 	if (row->is_sealed)
 	{
@@ -135,11 +143,17 @@ static void
 get_text(const json_t *object, const char *name, char *out, Size size)
 {
 	const json_t *value = json_object_get(object, name);
+	char	   *text;
 
-	if (!json_is_string(value) || json_string_length(value) >= size ||
-		strlen(json_string_value(value)) != json_string_length(value))
+	if (!json_is_string(value) ||
+		strlen(json_string_value(value)) != json_string_length(value) ||
+		json_string_length(value) >= size * MAX_CONVERSION_GROWTH)
 		report_malformed(name);
-	strlcpy(out, json_string_value(value), size);
+	text = pg_any_to_server(pstrdup(json_string_value(value)),
+							json_string_length(value), PG_UTF8);
+	if (strlen(text) >= size)
+		report_malformed(name);
+	strlcpy(out, text, size);
 }
 
 /* A member that is a number from 1 to max. */

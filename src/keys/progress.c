@@ -22,6 +22,7 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/syscache.h"
+#include "utils/tuplestore.h"
 
 #include "compat.h"
 #include "keys/internal.h"
@@ -34,6 +35,7 @@ typedef struct ProgressSlot
 {
 	int			pid;			/* 0: free */
 	Oid			database;
+	Oid			role;			/* whose it is, besides the table's owner */
 	Oid			relid;
 	char		command[NAMEDATALEN];
 	uint64		total;
@@ -80,6 +82,7 @@ cmek_progress_start(const char *command, Oid relid, uint64 total)
 	{
 		mine->pid = MyProcPid;
 		mine->database = MyDatabaseId;
+		mine->role = GetUserId();
 		mine->relid = relid;
 		strlcpy(mine->command, command, sizeof(mine->command));
 		mine->total = total;
@@ -147,15 +150,18 @@ cmek_progress_init(void)
 	RegisterXactCallback(at_xact_end, NULL);
 }
 
-/* May the caller see what happens to a table?  Not when it is gone. */
+/*
+ * May the caller see what happens to a table?  The owner, and whoever makes it:
+ * to others one that is not committed does not exist.
+ */
 static bool
-may_see(Oid relid)
+may_see(const ProgressSlot *slot)
 {
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(slot->relid));
 	bool		result;
 
 	if (!HeapTupleIsValid(tuple))
-		return false;
+		return has_privs_of_role(GetUserId(), slot->role);
 	result = has_privs_of_role(GetUserId(),
 							   ((Form_pg_class) GETSTRUCT(tuple))->relowner);
 	ReleaseSysCache(tuple);
@@ -196,7 +202,7 @@ cmek_progress_slots(PG_FUNCTION_ARGS)
 	LWLockRelease(cmek_lock(CMEK_LOCK_PROGRESS));
 	for (int i = 0; i < PROGRESS_SLOTS; i++)
 		if (copy[i].pid != 0 && copy[i].database == MyDatabaseId &&
-			may_see(copy[i].relid))
+			may_see(&copy[i]))
 			put_slot(rsinfo, &copy[i]);
 	return (Datum) 0;
 }

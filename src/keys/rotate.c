@@ -95,7 +95,7 @@ rotate(Oid relid, uint32 dek_id)
 		return;
 	cmek_event_note(CMEK_EVENT_ROTATE, binding->table_key.server, relid,
 					"data keys");
-	cmek_table_key_open(&binding->table_key, key, &lease);
+	cmek_binding_open(binding, key, &lease);
 	cmek_catalog_supersede_data_keys(relid);
 	cmek_stop("rotate-superseded");
 	make_successors(binding, key);

@@ -17,6 +17,7 @@
 #include "funcapi.h"
 #include "storage/shmem.h"
 #include "utils/builtins.h"
+#include "utils/tuplestore.h"
 
 #include "compat.h"
 #include "keys/internal.h"

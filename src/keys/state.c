@@ -2,7 +2,7 @@
  *
  * state.c
  *	  What is known of each KMS key since the server started: is it there,
- *	  since when, how did it last fail, and with which options it works.
+ *	  since when, how did it last fail.
  *
  * Entries are found by database and server OID and guarded by the board's
  * lock, which every function here expects the caller to hold exclusively
@@ -13,6 +13,10 @@
  * its time is over, so that a thousand backends do not hammer a KMS that has
  * just said no.  An answer about one damaged blob, or about one version of a
  * KMS key, does not speak for the others.
+ *
+ * ALTER SERVER may come while a call by the options before it is under way.  So
+ * an entry keeps the hash of the options that were asked with last: the answer
+ * to a call by others changes nothing here, and nobody proves by others.
  *
  *-------------------------------------------------------------------------
  */
@@ -28,9 +32,11 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "portability/instr_time.h"
+#include "storage/shmem.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/syscache.h"
+#include "utils/tuplestore.h"
 
 #include "compat.h"
 #include "keys/internal.h"
@@ -86,43 +92,37 @@ typedef struct ServerEntry
 	TimestampTz denied_at;		/* start of the last unwrap that was denied */
 	ServerFailure failure;
 
-	/* of the last call that succeeded: what the keeper proves with */
-	uint64		config_hash;
-	CmekKmsConfig config;
+	/* of the newest options that somebody read in the catalogs and asked with */
+	uint64		asked_hash;
 } ServerEntry;
 
 static ServerEntry *servers = NULL;
 
 /*
- * How many KMS keys can be known at a time: more than the board has slots, so
- * that there always is one that no request needs.
+ * How many KMS keys can be known at a time, those of all databases together: a
+ * key that is forgotten has no clock.  Each database has a service key.
  */
 int
 cmek_num_servers(void)
 {
-	return Max(2 * CMEK_BOARD_SLOTS, cmek_key_cache_size / 16);
-}
-
-/* Bytes of the table. */
-static Size
-table_size(void)
-{
-	return mul_size(cmek_num_servers(), sizeof(ServerEntry));
+	return Max(1024, cmek_key_cache_size / 4);
 }
 
 Size
 cmek_state_shmem_size(void)
 {
-	return cmek_shmem_secret_size(table_size());
+	return mul_size(cmek_num_servers(), sizeof(ServerEntry));
 }
 
-/* Find or make the table in shared memory; options may hold credentials. */
+/* Find or make the table in shared memory. */
 void
 cmek_state_shmem_init(void)
 {
 	bool		found;
 
-	servers = cmek_shmem_secret("cmek servers", table_size(), &found);
+	servers = ShmemInitStruct("cmek servers", cmek_state_shmem_size(), &found);
+	if (!found)
+		memset(servers, 0, cmek_state_shmem_size());
 }
 
 /* Is it better to forget the one than the other? */
@@ -155,7 +155,7 @@ recycle_entry(void)
 				 errmsg("too many KMS keys are in use at once"),
 				 errhint("Increase cmek.key_cache_size.")));
 	cmek_cache_drop_server(best);
-	cmek_cleanse(&servers[best], sizeof(ServerEntry));
+	cmek_proof_options_forget(best);
 	return best;
 }
 
@@ -200,6 +200,8 @@ cmek_server_suspend(int server, const CmekSuspension *suspension)
 		return;
 	servers[server].suspension = *suspension;
 	cmek_cache_drop_server(server);
+	/* its tables may have been opened by other KMS keys */
+	cmek_cache_end_leases();
 }
 
 /*
@@ -227,6 +229,13 @@ cmek_server_is_suspended(int server, CmekReply *reply)
 	if (reply != NULL)
 		cmek_suspension_fill_reply(&suspension, reply);
 	return true;
+}
+
+/* A backend asks by the options that the catalogs have now. */
+void
+cmek_server_asked(int server, const CmekKeyRequest *what)
+{
+	servers[server].asked_hash = what->config_hash;
 }
 
 /* A request has left the board. */
@@ -313,6 +322,13 @@ cmek_server_since(int server)
 	const ServerEntry *entry = &servers[server];
 
 	return entry->known && entry->klass != CMEK_KMS_OK ? entry->since : 0;
+}
+
+/* See internal.h. */
+bool
+cmek_server_denied(int server)
+{
+	return servers[server].denied_at > servers[server].last_ok;
 }
 
 /* Remember a failure, for twice as long as the one before it. */
@@ -426,19 +442,18 @@ cmek_server_observe(int server, const CmekKeyRequest *what,
 {
 	ServerEntry *entry = &servers[server];
 
+	/* options that were changed since prove nothing */
+	if (what->config_hash != entry->asked_hash)
+		return CMEK_SERVER_SAME;
 	if (answer->klass == CMEK_KMS_OK)
 	{
 		if (failure_covers(&entry->failure, what))
 			entry->failure.active = false;
-		entry->config_hash = what->config_hash;
-		entry->config = what->config;
+		cmek_proof_options_keep(server, what);
 		run_clock(entry, answer->klass);
 		return set_state(entry, answer);
 	}
 	remember_failure(entry, what, answer);
-	/* options that once worked and were changed since prove nothing */
-	if (what->config_hash != entry->config_hash)
-		cmek_cleanse(&entry->config, sizeof(entry->config));
 	if (answer->klass == CMEK_KMS_DENIED && what->op == CMEK_OP_UNWRAP)
 		entry->denied_at = Max(entry->denied_at, started);
 	/* one damaged blob says nothing about the key */
@@ -452,19 +467,21 @@ cmek_server_observe(int server, const CmekKeyRequest *what,
 	return set_state(entry, answer);
 }
 
-/* The options a proof is to be made with; false when none ever worked. */
+/*
+ * The options a proof is to be made with; false when none ever worked, or when
+ * those that did are not the newest.
+ */
 bool
 cmek_server_proof_config(int server, CmekKeyRequest *what)
 {
 	const ServerEntry *entry = &servers[server];
 
-	if (!entry->used || entry->config.provider[0] == '\0')
+	if (!entry->used ||
+		!cmek_proof_options_read(server, entry->asked_hash, what))
 		return false;
 	what->database = entry->database;
 	what->server = entry->server;
 	strlcpy(what->server_name, entry->name, NAMEDATALEN);
-	what->config_hash = entry->config_hash;
-	what->config = entry->config;
 	return true;
 }
 
@@ -493,6 +510,56 @@ find_entry(Oid server)
 			servers[i].server == server)
 			return &servers[i];
 	return NULL;
+}
+
+/*
+ * The options of a request do not lead to its KMS: copy the key if it was
+ * proved by those before them within the grace, as for a KMS that went away
+ * under the same options.
+ */
+bool
+cmek_server_forgives(const CmekKeyRequest *what, uint8 *key, CmekLease *lease)
+{
+	int			grace = Max(cmek_key_cache_ttl, cmek_kms_grace);
+	const ServerEntry *entry;
+	bool		found;
+
+	LWLockAcquire(cmek_lock(CMEK_LOCK_BOARD), LW_SHARED);
+	entry = find_entry(what->server);
+	found = entry != NULL &&
+		cmek_cache_fetch_proved(what, entry - servers,
+								GetCurrentTimestamp() - grace * USECS_PER_SEC,
+								key, lease);
+	LWLockRelease(cmek_lock(CMEK_LOCK_BOARD));
+	return found;
+}
+
+/* See internal.h. */
+bool
+cmek_server_was_denied(Oid serverid)
+{
+	const ServerEntry *entry;
+	bool		denied;
+
+	LWLockAcquire(cmek_lock(CMEK_LOCK_BOARD), LW_SHARED);
+	entry = find_entry(serverid);
+	denied = entry != NULL && entry->denied_at > entry->last_ok;
+	LWLockRelease(cmek_lock(CMEK_LOCK_BOARD));
+	return denied;
+}
+
+/* See internal.h. */
+bool
+cmek_server_is_failing(Oid serverid)
+{
+	const ServerEntry *entry;
+	bool		failing;
+
+	LWLockAcquire(cmek_lock(CMEK_LOCK_BOARD), LW_SHARED);
+	entry = find_entry(serverid);
+	failing = entry != NULL && entry->known && entry->klass != CMEK_KMS_OK;
+	LWLockRelease(cmek_lock(CMEK_LOCK_BOARD));
+	return failing;
 }
 
 /* See watch.h. */
@@ -586,7 +653,7 @@ put_state(ReturnSetInfo *rsinfo, const ServerEntry *entry)
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 
-/* Copy one entry, without its options; false when it is not of interest. */
+/* Copy one entry; false when it is not of interest. */
 static bool
 copy_entry(int i, ServerEntry *copy)
 {
@@ -596,7 +663,7 @@ copy_entry(int i, ServerEntry *copy)
 	wanted = servers[i].used && servers[i].known &&
 		servers[i].database == MyDatabaseId;
 	if (wanted)
-		memcpy(copy, &servers[i], offsetof(ServerEntry, config_hash));
+		*copy = servers[i];
 	LWLockRelease(cmek_lock(CMEK_LOCK_BOARD));
 	return wanted;
 }

@@ -50,9 +50,9 @@ report_suspended(Oid relid, const char *server, const CmekReply *reply)
 }
 
 /* Fail because a KMS did not open or make a table key. */
-static void
-report_unavailable(Oid relid, const CmekKeyRequest *what,
-				   const CmekReply *reply)
+void
+cmek_report_unavailable(Oid relid, const CmekKeyRequest *what,
+						const CmekReply *reply)
 {
 	const char *since = reply->since == 0 ? "" :
 		psprintf(" Inaccessible since %s.", timestamptz_to_str(reply->since));
@@ -129,6 +129,20 @@ ask_for_key(const CmekKeyRequest *what, uint8 *key, CmekLease *lease,
 }
 
 /*
+ * Is the key in the cache by other options, and an answer to ours no word of
+ * the KMS about the key?  Then a mistake in ALTER SERVER is no outage yet.
+ */
+static bool
+is_forgiven(const CmekKeyRequest *what, uint8 *key, CmekLease *lease,
+			const CmekReply *reply)
+{
+	return !what->fresh &&
+		(reply->klass == CMEK_KMS_UNREACHABLE ||
+		 reply->klass == CMEK_KMS_MISCONFIGURED) &&
+		cmek_server_forgives(what, key, lease);
+}
+
+/*
  * Copy the opened key of a request out of the cache, after asking for it when
  * it is not there.  False with the reason in the reply.
  *
@@ -146,7 +160,8 @@ cmek_fetch_key(const CmekKeyRequest *what, uint8 *key, CmekLease *lease,
 	{
 		cmek_stat_add(CMEK_STAT_MISSES, 1);
 		if (is_suspended(what, reply) ||
-			!ask_for_key(what, key, lease, reply))
+			(!ask_for_key(what, key, lease, reply) &&
+			 !is_forgiven(what, key, lease, reply)))
 			return false;
 	}
 	if (!is_suspended(what, reply))
@@ -161,7 +176,7 @@ static void
 report_unopened(Oid relid, const CmekKeyRequest *what, const CmekReply *reply)
 {
 	if (reply->klass != CMEK_KMS_OK)
-		report_unavailable(relid, what, reply);
+		cmek_report_unavailable(relid, what, reply);
 	ereport(ERROR,
 			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 			 errmsg("could not keep the key of table \"%s\" in the cache of table keys",
@@ -169,9 +184,9 @@ report_unopened(Oid relid, const CmekKeyRequest *what, const CmekReply *reply)
 			 errhint("Increase cmek.key_cache_size.")));
 }
 
-/* A request to open the table key of a row. */
-static CmekKeyRequest *
-new_unwrap(Oid serverid, const CmekTableKeyRow *row)
+/* See internal.h. */
+CmekKeyRequest *
+cmek_new_unwrap(Oid serverid, const CmekTableKeyRow *row)
 {
 	CmekKeyRequest *what = cmek_new_key_request(CMEK_OP_UNWRAP, serverid, row->id);
 
@@ -202,8 +217,8 @@ cmek_table_key_try_open(const CmekTableKeyRow *row, uint8 *key,
 			return false;
 		serverid = get_foreign_server_oid(row->server, false);
 	}
-	what = new_unwrap(serverid, row);
-	if (cmek_fetch_key(what, key, lease, reply))
+	what = cmek_new_unwrap(serverid, row);
+	if (cmek_open_by_any(what, row, key, lease, reply))
 		return true;
 	if (cmek_catalog_is_newest(row))
 		report_unopened(row->relid, what, reply);
@@ -218,11 +233,36 @@ void
 cmek_table_key_open(const CmekTableKeyRow *row, uint8 *key, CmekLease *lease)
 {
 	Oid			serverid = get_foreign_server_oid(row->server, false);
-	CmekKeyRequest *what = new_unwrap(serverid, row);
+	CmekKeyRequest *what = cmek_new_unwrap(serverid, row);
 	CmekReply  *reply = palloc(sizeof(CmekReply));
 
-	if (!cmek_fetch_key(what, key, lease, reply))
+	if (!cmek_open_by_any(what, row, key, lease, reply))
 		report_unopened(row->relid, what, reply);
+}
+
+/*
+ * See internal.h.  For whoever wraps something new: it must not come under a
+ * key that somebody else has put in the place of a wrapping.
+ */
+void
+cmek_binding_open(const CmekBinding *binding, uint8 *key, CmekLease *lease)
+{
+	uint8	   *dek = cmek_secret_alloc_in(CurrentMemoryContext, CMEK_KEY_LEN);
+	CmekAead   *aead;
+
+	cmek_table_key_open(&binding->table_key, key, lease);
+	if (binding->ndeks == 0)
+		return;
+	aead = cmek_aead_create(key);
+	PG_TRY();
+	{
+		cmek_dek_unwrap(&binding->deks[0], &binding->table_key, aead, dek);
+	}
+	PG_FINALLY();
+	{
+		cmek_aead_free(aead);
+	}
+	PG_END_TRY();
 }
 
 /* See watch.h. */
@@ -237,7 +277,7 @@ cmek_watch_probe(Oid server, Oid relid)
 	bool		ok = true;
 
 	if (binding != NULL)
-		ok = cmek_board_post(new_unwrap(server, &binding->table_key));
+		ok = cmek_board_post(cmek_new_unwrap(server, &binding->table_key));
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
 	return ok;
@@ -249,7 +289,7 @@ try_unwrap(Oid server, const CmekTableKeyRow *row)
 {
 	uint8	   *key = cmek_secret_alloc_in(CurrentMemoryContext, CMEK_KEY_LEN);
 	CmekReply  *reply = palloc(sizeof(CmekReply));
-	CmekKeyRequest *what = new_unwrap(server, row);
+	CmekKeyRequest *what = cmek_new_unwrap(server, row);
 	CmekLease	lease;
 
 	/* how things stand now, not a moment ago */
@@ -316,7 +356,7 @@ cmek_table_key_generate(Oid relid, Oid serverid, int32 version,
 	if (!is_suspended(what, reply))
 		cmek_request_run(what, reply);
 	if (reply->klass != CMEK_KMS_OK)
-		report_unavailable(relid, what, reply);
+		cmek_report_unavailable(relid, what, reply);
 
 	row->relid = relid;
 	row->version = version;

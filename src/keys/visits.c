@@ -39,6 +39,9 @@
 #define LIST_EVERY_MS 60000
 #define NEVER DT_NOEND
 
+/* Databases with events that are looked at in a round; the rest wait */
+#define MAX_WAITING 64
+
 /* datconnlimit of a database whose DROP was interrupted (pg_database.h) */
 #define INVALID_DATABASE (-2)
 
@@ -237,41 +240,64 @@ send_visitor(VisitedDatabase *db, TimestampTz now)
 	MemoryContextSwitchTo(old);
 }
 
-/* The database to visit now; NULL when none is due. */
+/*
+ * The database to visit now: the first that events wait for, or the one that
+ * was due first; NULL when there is none.  One that cannot be visited for the
+ * moment is not in the way of the others.
+ */
 static VisitedDatabase *
-choose_database(TimestampTz now)
+choose_database(TimestampTz now, const Oid *waiting, int nwaiting)
 {
-	Oid			waiting = cmek_eventqueue_database();
 	VisitedDatabase *best = NULL;
 	ListCell   *lc;
 
+	for (int i = 0; i < nwaiting; i++)
+	{
+		VisitedDatabase *db = find_database(waiting[i]);
+
+		if (db->blocked_until <= now)
+			return db;
+	}
 	foreach(lc, databases)
 	{
 		VisitedDatabase *db = lfirst(lc);
 
-		if (db->blocked_until > now)
-			continue;
-		if (db->database == waiting)
-			return db;
-		if (db->due <= now && (best == NULL || db->due < best->due))
+		if (db->blocked_until <= now && db->due <= now &&
+			(best == NULL || db->due < best->due))
 			best = db;
 	}
 	return best;
+}
+
+/* Is there a database among them that was not there at the last look? */
+static bool
+any_is_new(const Oid *waiting, int nwaiting)
+{
+	for (int i = 0; i < nwaiting; i++)
+		if (!find_database(waiting[i])->listed)
+			return true;
+	return false;
 }
 
 /* Do what is due; called by the keeper each round, on a primary. */
 void
 cmek_visits_run(TimestampTz now)
 {
+	Oid			waiting[MAX_WAITING];
+	int			nwaiting;
 	VisitedDatabase *db;
-	Oid			waiting = cmek_eventqueue_database();
 
 	if (visit_running(now))
 		return;
+	nwaiting = cmek_eventqueue_databases(waiting, MAX_WAITING);
 	if (listed_at == 0 || now - listed_at > LIST_EVERY_MS * INT64CONST(1000) ||
-		(OidIsValid(waiting) && !find_database(waiting)->listed))
+		any_is_new(waiting, nwaiting))
+	{
 		list_databases();
-	db = choose_database(now);
+		/* those that are gone have no events any more */
+		nwaiting = cmek_eventqueue_databases(waiting, MAX_WAITING);
+	}
+	db = choose_database(now, waiting, nwaiting);
 	if (db != NULL)
 		send_visitor(db, now);
 }

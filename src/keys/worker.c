@@ -42,6 +42,25 @@ cmek_workers_register(void)
 	}
 }
 
+/*
+ * Wrap a table key once more.  The backend that asks has just opened it, but
+ * others may have pushed it out of the cache: then it asks again.
+ */
+static void
+wrap_cached(const CmekKmsProvider *provider, const CmekKeyRequest *what,
+			const CmekKmsRequest *req, CmekKmsAnswer *answer)
+{
+	CmekKmsRequest wrap = *req;
+	uint8	   *key = cmek_secret_alloc_in(CurrentMemoryContext, CMEK_KEY_LEN);
+
+	wrap.key = key;
+	if (cmek_cache_copy(what->database, what->source, key))
+		provider->wrap(&wrap, answer);
+	else
+		cmek_kms_answer(answer, CMEK_KMS_UNREACHABLE, CMEK_CODE_NOT_CACHED,
+						"the table key is not in the cache");
+}
+
 /* Have the provider do what is asked. */
 static void
 dispatch(const CmekKmsProvider *provider, const CmekKeyRequest *what,
@@ -57,6 +76,9 @@ dispatch(const CmekKmsProvider *provider, const CmekKeyRequest *what,
 			break;
 		case CMEK_OP_CHECK:
 			cmek_kms_check(provider, req, what->step, answer);
+			break;
+		case CMEK_OP_WRAP:
+			wrap_cached(provider, what, req, answer);
 			break;
 		case CMEK_OP_SEAL:
 			cmek_secret_seal(req, what->option, answer);

@@ -20,6 +20,7 @@
 #include "commands/defrem.h"
 #include "fmgr.h"
 #include "utils/guc.h"
+#include "utils/timestamp.h"
 
 #include "compat.h"
 #include "crypto/crypto.h"
@@ -183,7 +184,7 @@ sign_assertion(const CmekGcpAccount *account, const char *scope,
 		return NULL;
 	}
 	cmek_text_add(&jwt, ".");
-	cmek_gcp_add_base64url(&jwt, signature, len);
+	cmek_text_add_base64url(&jwt, signature, len);
 	if (!jwt.overflow)
 		return jwt.data;
 	cmek_kms_answer(answer, CMEK_KMS_MISCONFIGURED, "CredentialsTooLong",

@@ -70,26 +70,6 @@ cmek_gcp_read_account(const char *text, Size len, CmekGcpAccount *account,
 	return ok;
 }
 
-/* See gcpwire.h: base64 in the alphabet of RFC 4648, 5, without padding. */
-void
-cmek_gcp_add_base64url(CmekText *text, const uint8 *bytes, Size len)
-{
-	Size		start = text->len;
-
-	cmek_text_add_base64(text, bytes, len);
-	if (text->overflow)
-		return;
-	while (text->len > start && text->data[text->len - 1] == '=')
-		text->data[--text->len] = '\0';
-	for (Size i = start; i < text->len; i++)
-	{
-		if (text->data[i] == '+')
-			text->data[i] = '-';
-		else if (text->data[i] == '/')
-			text->data[i] = '_';
-	}
-}
-
 /* See gcpwire.h (RFC 7523, with Google's claim "scope"). */
 void
 cmek_gcp_jwt(const CmekGcpAccount *account, const char *scope, int64 now,
@@ -106,7 +86,7 @@ cmek_gcp_jwt(const CmekGcpAccount *account, const char *scope, int64 now,
 		cmek_text_add_json(&part, account->key_id);
 	}
 	cmek_text_add(&part, "}");
-	cmek_gcp_add_base64url(jwt, (uint8 *) part.data, part.len);
+	cmek_text_add_base64url(jwt, (uint8 *) part.data, part.len);
 	jwt->overflow |= part.overflow;
 	cmek_text_add(jwt, ".");
 
@@ -119,7 +99,7 @@ cmek_gcp_jwt(const CmekGcpAccount *account, const char *scope, int64 now,
 	cmek_text_add_json(&part, account->token_url);
 	cmek_text_printf(&part, ",\"iat\":" INT64_FORMAT ",\"exp\":" INT64_FORMAT "}",
 					 now, now + ASSERTION_S);
-	cmek_gcp_add_base64url(jwt, (uint8 *) part.data, part.len);
+	cmek_text_add_base64url(jwt, (uint8 *) part.data, part.len);
 	jwt->overflow |= part.overflow;
 }
 

@@ -70,8 +70,6 @@ extern bool cmek_gcp_read_account(const char *text, Size len,
 /* What is signed of a JWT: header.claims */
 extern void cmek_gcp_jwt(const CmekGcpAccount *account, const char *scope,
 						 int64 now, CmekText *jwt);
-extern void cmek_gcp_add_base64url(CmekText *text, const uint8 *bytes,
-								   Size len);
 extern void cmek_gcp_token_body(const char *jwt, CmekText *body);
 /* of the OAuth server or the metadata server */
 extern void cmek_gcp_read_token(int status, const char *body, Size len,

@@ -41,6 +41,10 @@ extern void cmek_gcp_init(void);
 extern const CmekKmsProvider cmek_kmip_provider;
 extern const CmekKmsProvider cmek_pkcs11_provider;
 
+/* azure.c, azureidentity.c */
+extern const CmekKmsProvider cmek_azure_provider;
+extern void cmek_azure_init(void);
+
 /* aad.c: writes CMEK_KMS_AAD_LEN characters and a NUL */
 extern void cmek_kms_aad(const uint8 *uuid, char *aad);
 

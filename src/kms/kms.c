@@ -28,6 +28,7 @@ static const CmekKmsProvider *const providers[] = {
 	&cmek_vault_provider,
 	&cmek_kmip_provider,
 	&cmek_pkcs11_provider,
+	&cmek_azure_provider,
 };
 
 /* The provider behind a foreign-data wrapper; NULL when it is not ours. */
@@ -124,4 +125,5 @@ cmek_kms_init(void)
 							 PGC_SUSET, 0,
 							 NULL, NULL, NULL);
 	cmek_gcp_init();
+	cmek_azure_init();
 }

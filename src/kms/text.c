@@ -119,6 +119,26 @@ cmek_text_add_base64(CmekText *text, const uint8 *bytes, Size len)
 	}
 }
 
+/* Append base64url. */
+void
+cmek_text_add_base64url(CmekText *text, const uint8 *bytes, Size len)
+{
+	Size		start = text->len;
+
+	cmek_text_add_base64(text, bytes, len);
+	if (text->overflow)
+		return;
+	while (text->len > start && text->data[text->len - 1] == '=')
+		text->data[--text->len] = '\0';
+	for (Size i = start; i < text->len; i++)
+	{
+		if (text->data[i] == '+')
+			text->data[i] = '-';
+		else if (text->data[i] == '/')
+			text->data[i] = '_';
+	}
+}
+
 /* Append hexadecimal digits. */
 void
 cmek_text_add_hex(CmekText *text, const uint8 *bytes, Size len)

@@ -36,6 +36,9 @@ extern void cmek_text_add_json(CmekText *text, const char *string);
 extern void cmek_text_add_percent(CmekText *text, const char *string);
 /* base64 (RFC 4648, 4) with padding */
 extern void cmek_text_add_base64(CmekText *text, const uint8 *bytes, Size len);
+/* base64url (RFC 4648, 5) without padding */
+extern void cmek_text_add_base64url(CmekText *text, const uint8 *bytes,
+									Size len);
 /* lower-case hexadecimal */
 extern void cmek_text_add_hex(CmekText *text, const uint8 *bytes, Size len);
 

@@ -20,6 +20,7 @@
 #include "commands/defrem.h"
 #include "fmgr.h"
 #include "access/reloptions.h"
+#include "utils/timestamp.h"
 
 #include "compat.h"
 #include "crypto/crypto.h"

@@ -252,6 +252,29 @@ is_text(const json_t *value, size_t min, size_t max)
 		strlen(json_string_value(value)) == len;
 }
 
+/*
+ * Is it a name?  In UTF-8 it may be longer than it was; ERROR when there is
+ * no such name here.
+ */
+static bool
+is_name(const json_t *value)
+{
+	char	   *name;
+
+	if (!is_text(value, 1, (NAMEDATALEN - 1) * MAX_CONVERSION_GROWTH))
+		return false;
+	if (json_string_length(value) < NAMEDATALEN &&
+		GetDatabaseEncoding() == PG_UTF8)
+		return true;
+	name = cmek_manifest_string(value);
+	if (strlen(name) >= NAMEDATALEN && pg_mbstrlen(name) < NAMEDATALEN)
+		ereport(ERROR,
+				(errcode(ERRCODE_NAME_TOO_LONG),
+				 errmsg("name \"%s\" of the snapshot is too long for this database's encoding",
+						name)));
+	return strlen(name) < NAMEDATALEN;
+}
+
 /* Is it a list of texts, or of names and nulls? */
 static bool
 is_list(const json_t *value, bool names)
@@ -263,7 +286,7 @@ is_list(const json_t *value, bool names)
 		json_t	   *item = json_array_get(value, i);
 
 		if (!(names && json_is_null(item)) &&
-			!is_text(item, names ? 1 : 0, names ? NAMEDATALEN - 1 : MaxAllocSize / 8))
+			!(names ? is_name(item) : is_text(item, 0, MaxAllocSize / 8)))
 			return false;
 	}
 	return true;
@@ -282,7 +305,7 @@ is_of_type(const json_t *value, char type)
 	switch (type)
 	{
 		case NAME:
-			return is_text(value, 1, NAMEDATALEN - 1);
+			return is_name(value);
 		case TEXT:
 			return is_text(value, 0, MaxAllocSize / 8);
 		case CHARACTER:

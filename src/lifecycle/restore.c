@@ -32,6 +32,7 @@
 #include "executor/executor.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -41,6 +42,7 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/tuplestore.h"
 #include "utils/varlena.h"
 
 #include "compat.h"
@@ -75,8 +77,9 @@ typedef struct Restoring
 	char	   *key;			/* NULL: the default */
 	Oid			owner;
 	Oid			relid;
+	bool		doubtful;		/* nobody vouches for it */
 	List	   *notes;			/* of text: what could not be recreated */
-	int64		done;
+	int64		bytes;			/* of the file */
 } Restoring;
 
 /* ----------
@@ -132,9 +135,16 @@ verify_file(Restoring *r, bool force)
 
 	open_file(r);
 	r->keys = cmek_portable_open(json_object_get(r->manifest, "keys"));
+	cmek_progress_start(CMEK_PROGRESS_CHECK, InvalidOid, 0);
 	while (cmek_snap_next(r->reader, &record) != CMEK_SNAP_END)
+	{
 		CHECK_FOR_INTERRUPTS();
-	if (!is_vouched_for(r) && !force)
+		cmek_progress_update(cmek_snap_totals(r->reader)->bytes);
+	}
+	r->bytes = cmek_snap_totals(r->reader)->bytes;
+	cmek_progress_update(r->bytes);
+	r->doubtful = !is_vouched_for(r);
+	if (r->doubtful && !force)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("snapshot \"%s\" is not vouched for", r->file),
@@ -279,16 +289,33 @@ match_columns(TupleDesc stored, TupleDesc new_desc)
 	return target;
 }
 
+/* The encoding that texts were stored in. */
+static int
+encoding_of(const Restoring *r)
+{
+	const json_t *name = json_object_get(cmek_snap_head(r->reader), "encoding");
+	int			encoding = json_is_string(name) ?
+		pg_char_to_encoding(json_string_value(name)) : -1;
+
+	if (!PG_VALID_BE_ENCODING(encoding))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("snapshot \"%s\" is damaged or forged", r->file),
+				 errdetail("It does not say in which encoding its texts are.")));
+	return encoding;
+}
+
 /* Store all rows. */
 static void
 import_rows(Restoring *r)
 {
 	Relation	rel = table_open(r->relid, AccessExclusiveLock);
 	TupleDesc	stored = cmek_manifest_row_desc(r->manifest);
+	CmekImportSource source = {fetch_chunk, &r->chunks, cmek_values_take,
+	cmek_values_begin(rel, encoding_of(r), r->doubtful)};
 	CmekHeapImport *import = cmek_heap_import_begin(rel, stored,
 													match_columns(stored, RelationGetDescr(rel)),
-													r->keys->ring, fetch_chunk,
-													&r->chunks);
+													r->keys->ring, &source);
 	CmekSnapRecord record;
 	CmekSnapItem item;
 
@@ -299,9 +326,9 @@ import_rows(Restoring *r)
 			store_chunk(&r->chunks, &record);
 		else
 			cmek_heap_import_row(import, record.data, record.len);
-		if (++r->done % 1000 == 0)
-			cmek_progress_update(r->done);
+		cmek_progress_update(cmek_snap_totals(r->reader)->bytes);
 	}
+	cmek_progress_update(cmek_snap_totals(r->reader)->bytes);
 	cmek_heap_import_end(import);
 	table_close(rel, NoLock);
 	CommandCounterIncrement();
@@ -322,11 +349,12 @@ build_table(Restoring *r)
 	r->relid = cmek_recreate_table(r->manifest, r->schema, r->name, r->key,
 								   r->owner);
 	cmek_stop("restore-created");
-	cmek_progress_start("restore", r->relid, 0);
+	cmek_progress_start(CMEK_PROGRESS_RESTORE, r->relid, r->bytes);
 	import_rows(r);
 	cmek_stop("restore-filled");
 	r->notes = list_concat(r->notes,
 						   cmek_recreate_rest(r->manifest, r->relid));
+	cmek_stop("restore-recreated");
 	cmek_progress_end();
 	AtEOXact_GUC(false, level);
 	SetUserIdAndSecContext(user, context);

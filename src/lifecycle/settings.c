@@ -47,13 +47,30 @@ cmek_drop_after_seconds(void)
 	return seconds;
 }
 
+/* Is it http to this machine?  A name or a user may go on after what looks so. */
+static bool
+is_local_url(const char *url)
+{
+	static const char *const hosts[] = {"http://127.0.0.1", "http://localhost"};
+
+	for (Size i = 0; i < lengthof(hosts); i++)
+	{
+		Size		len = strlen(hosts[i]);
+
+		if (strncmp(url, hosts[i], len) == 0 &&
+			(url[len] == '\0' || strchr(":/?", url[len]) != NULL) &&
+			strchr(url, '@') == NULL)
+			return true;
+	}
+	return false;
+}
+
 /* A URL is not set, or https, or http to this machine. */
 static bool
 check_url(char **newval, void **extra, GucSource source)
 {
 	if (**newval == '\0' || strncmp(*newval, "https://", 8) == 0 ||
-		strncmp(*newval, "http://127.0.0.1", 16) == 0 ||
-		strncmp(*newval, "http://localhost", 16) == 0)
+		is_local_url(*newval))
 		return true;
 	GUC_check_errdetail("It must begin with \"https://\".");
 	return false;

@@ -16,6 +16,7 @@
 #include "postgres.h"
 
 #include "access/table.h"
+#include "access/tableam.h"
 #include "catalog/pg_class.h"
 #include "commands/dbcommands.h"
 #include "fmgr.h"
@@ -52,7 +53,7 @@ typedef struct Taking
 	uint8	   *backup_key;		/* NULL: none */
 	uint8	   *service_mac;
 	uint8	   *table_mac;		/* NULL: the key is not at hand */
-	uint64		done;
+	uint64		done;			/* bytes */
 } Taking;
 
 /* See internal.h. */
@@ -72,11 +73,13 @@ new_id(void)
 	return DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(uuid)));
 }
 
-/* Add a text to JSON. */
+/* Add a text, which is in the server's encoding, to JSON, which is in UTF-8. */
 static void
 put_text(json_t *object, const char *name, const char *value)
 {
-	if (json_object_set_new(object, name, json_string(value)) != 0)
+	char	   *utf8 = pg_server_to_any(value, strlen(value), PG_UTF8);
+
+	if (json_object_set_new(object, name, json_string(utf8)) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_CHARACTER_NOT_IN_REPERTOIRE),
 				 errmsg("a name of the table cannot be written as UTF-8")));
@@ -140,8 +143,7 @@ take_row(void *arg, const void *sealed, uint32 len)
 	Taking	   *t = arg;
 
 	cmek_snap_row(t->writer, sealed, len);
-	if (++t->done % 1000 == 0)
-		cmek_progress_update(t->done);
+	cmek_progress_update(t->done += len);
 }
 
 /* Take one chunk. */
@@ -151,8 +153,7 @@ take_chunk(void *arg, Oid value_id, int32 seq, const void *sealed, uint32 len)
 	Taking	   *t = arg;
 
 	cmek_snap_chunk(t->writer, value_id, seq, sealed, len);
-	if (++t->done % 1000 == 0)
-		cmek_progress_update(t->done);
+	cmek_progress_update(t->done += len);
 }
 
 /* Write the file, to its end. */
@@ -185,7 +186,12 @@ read_back(Taking *t, const CmekSnapTotals *written)
 	{
 		json_decref(cmek_snap_read_manifest(r, t->backup_key));
 		while (cmek_snap_next(r, &record) != CMEK_SNAP_END)
+		{
 			CHECK_FOR_INTERRUPTS();
+			cmek_progress_update(cmek_snap_totals(r)->bytes);
+		}
+		cmek_progress_update(cmek_snap_totals(r)->bytes);
+		cmek_stop("snapshot-read");
 		same = memcmp(cmek_snap_totals(r), written, sizeof(*written)) == 0 &&
 			cmek_snap_mac_fits(r, false, t->service_mac);
 	}
@@ -215,6 +221,21 @@ clean_up(Taking *t, bool failed)
 		cmek_store_close(t->store);
 }
 
+/* How long a table is, with its out-of-line values. */
+static uint64
+table_bytes(Relation rel)
+{
+	uint64		bytes = table_relation_size(rel, MAIN_FORKNUM);
+	Relation	toastrel;
+
+	if (!OidIsValid(rel->rd_rel->reltoastrelid))
+		return bytes;
+	toastrel = table_open(rel->rd_rel->reltoastrelid, AccessShareLock);
+	bytes += table_relation_size(toastrel, MAIN_FORKNUM);
+	table_close(toastrel, AccessShareLock);
+	return bytes;
+}
+
 /* The work of cmek_snapshot_take. */
 static void
 take(Taking *t, bool on_demand)
@@ -226,7 +247,11 @@ take(Taking *t, bool on_demand)
 	get_keys(t, on_demand);
 	t->manifest = cmek_manifest_make(t->rel);
 	t->store = cmek_store_open();
+	cmek_progress_start(CMEK_PROGRESS_WRITE, RelationGetRelid(t->rel),
+						table_bytes(t->rel));
 	write_file(t, &totals);
+	cmek_progress_start(CMEK_PROGRESS_VERIFY, RelationGetRelid(t->rel),
+						totals.bytes);
 	read_back(t, &totals);
 	cmek_snapshot_record(t->id, t->rel, t->reason, &totals);
 }
@@ -242,8 +267,6 @@ cmek_snapshot_take(Oid relid, const char *reason)
 	cmek_require_preload();
 	t.rel = table_open(relid, NoLock);
 	t.reason = reason;
-	cmek_progress_start("snapshot", relid,
-						(uint64) Max(t.rel->rd_rel->reltuples, 0));
 	PG_TRY();
 	{
 		take(&t, on_demand);

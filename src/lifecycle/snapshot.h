@@ -11,6 +11,7 @@
  *	   manifest.c     the table's definition as JSON, out of the catalogs
  *	   recreate.c     and back: a new table out of it; more in manifest.h
  *	   restore.c      cmek.restore_snapshot()
+ *	   values.c       texts in other encodings; values nobody vouches for
  *	   drop.c         tables of a key that stays away
  *	   snapshots.c    rows of cmek.snapshot_record; purge; cmek.drop_snapshot()
  *
@@ -32,6 +33,12 @@
 /* Why a snapshot was taken: a word of cmek.snapshots */
 #define CMEK_SNAPSHOT_ON_DEMAND	"on demand"
 #define CMEK_SNAPSHOT_KEY_LOST	"key lost"
+
+/* What it is at: commands of cmek.snapshot_progress, counted in bytes */
+#define CMEK_PROGRESS_WRITE		"snapshot, writing"
+#define CMEK_PROGRESS_VERIFY	"snapshot, verifying"
+#define CMEK_PROGRESS_CHECK		"restore, verifying"
+#define CMEK_PROGRESS_RESTORE	"restore, rows"
 
 /* ----------
  * store.c, s3store.c: named files that are written once, from begin to end
@@ -161,6 +168,21 @@ extern PGDLLEXPORT Oid cmek_recreate_table(const json_t *manifest,
  * grants, comments.  What could not be recreated is a list of texts.
  */
 extern PGDLLEXPORT List *cmek_recreate_rest(const json_t *manifest, Oid relid);
+
+/* ----------
+ * values.c: values of rows on their way into the new table
+ * ----------
+ */
+typedef struct CmekValues CmekValues;
+
+/*
+ * "encoding": of the snapshot's texts.  "check": nobody vouches for what the
+ * manifest says of the values.  ERROR when a column cannot be had in this
+ * database's encoding.
+ */
+extern CmekValues *cmek_values_begin(Relation rel, int encoding, bool check);
+/* See CmekTakeValue; its argument is a CmekValues. */
+extern Datum cmek_values_take(void *arg, int column, Datum value);
 
 /* ----------
  * snapshot.c, snapshots.c, drop.c

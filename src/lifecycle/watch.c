@@ -29,8 +29,9 @@
 #include "compat.h"
 #include "lifecycle/internal.h"
 
-/* Periods between two probes of a key that is well and not used */
+/* Periods between two probes of a key that is well and not used, and at most */
 #define PERIODS_WHEN_WELL 12
+#define LONGEST_WHEN_WELL USECS_PER_HOUR
 
 /* last_ok is written down when it has moved on by this */
 #define LAST_OK_STEP (600 * USECS_PER_SEC)
@@ -368,8 +369,9 @@ probe_due(const WatchedKey *key)
 
 	if (!key->watch.known || key->watch.answered_at == 0)
 		return 0;
-	return key->watch.answered_at +
-		(key->watch.klass == CMEK_KMS_OK ? PERIODS_WHEN_WELL : 1) * period;
+	if (key->watch.klass == CMEK_KMS_OK)
+		period = Min(PERIODS_WHEN_WELL * period, LONGEST_WHEN_WELL);
+	return key->watch.answered_at + period;
 }
 
 /* Have a key proved if its time has come; returns when to look again. */
@@ -383,7 +385,7 @@ probe(const WatchedKey *key, TimestampTz now)
 	StartTransactionCommand();
 	(void) cmek_watch_probe(key->server, key->relid);
 	CommitTransactionCommand();
-	return now + cmek_watch_period() * USECS_PER_SEC;
+	return now + Min(cmek_watch_period() * USECS_PER_SEC, LONGEST_WHEN_WELL);
 }
 
 /*

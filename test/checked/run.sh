@@ -40,7 +40,7 @@ flags() {
 
 configure_server() {
 	local options=(--prefix="$build/server" --without-readline --without-zlib
-		--without-icu --enable-tap-tests)
+		--with-icu --enable-tap-tests)
 
 	[ "$kind" = san ] || options+=(--enable-cassert)
 	"$1/configure" "${options[@]}" CFLAGS="$(flags)" \
@@ -53,7 +53,7 @@ configure_server() {
 san_options=detect_leaks=0:detect_stack_use_after_return=0:abort_on_error=1
 export ASAN_OPTIONS=$san_options
 
-# Build and install the server and the contrib modules that tests use
+# Build and install the server, with the contrib modules that tests use
 build_server() {
 	local src=${CMEK_CHECKED_SRC:-} begin=$SECONDS m
 
@@ -67,7 +67,8 @@ build_server() {
 	mkdir -p "$build/object"
 	(cd "$build/object" && unset MAKEFLAGS MAKELEVEL MFLAGS && configure_server "$src" &&
 		make -s -j"$(nproc)" install &&
-		for m in amcheck pageinspect pg_visibility test_decoding; do
+		for m in amcheck auto_explain citext pageinspect pg_prewarm \
+			pg_stat_statements pg_visibility pgstattuple test_decoding; do
 			make -s -C "contrib/$m" install || exit 1
 		done) >"$build/server.log" 2>&1 ||
 		{ tail -20 "$build/server.log" >&2; die "could not build the server"; }
@@ -137,8 +138,11 @@ run_pass() {
 }
 
 [ "$kind" = assert ] || [ "$kind" = san ] || die "usage: run.sh assert|san"
-setup_packages dpkg-dev bison flex bzip2 xz-utils perl
+# shellcheck disable=SC2046
+setup_packages dpkg-dev bison flex bzip2 xz-utils perl libicu-dev pkg-config \
+	$(moto_packages)
 setup_server
+setup_moto
 build=$top/build/pg$version/$kind
 mkdir -p "$build"
 build_server
@@ -149,6 +153,7 @@ build_extension
 build_modules
 make_work
 mount_small
+copy_moto
 # where the user who runs the tests can read it for certain
 cp -a "$build/server" "$work/server"
 PG_CONFIG=$work/server/bin/pg_config

@@ -3,25 +3,9 @@
 # and the tour ends at the first surprise.
 
 . "$work/tree/test/lib/cluster.sh"
+. "$work/tree/test/demo/report.sh"
 
-started=$SECONDS
-step=0
 marker="marker$RANDOM$RANDOM"
-
-title() { step=$((step + 1)); printf '\n%d. %s\n' "$step" "$*"; }
-fact() { printf '   %-46s %s\n' "$1" "$2"; }
-wrong() { printf '\nNOT AS IT SHOULD BE: %s\n' "$*"; exit 1; }
-now() { date +%s%N; }
-ms() { echo "$((($(now) - $1) / 1000000)) ms"; }
-
-# expect WHAT VALUE EXPECTED
-expect() {
-	fact "$1" "$2"
-	[ "$2" = "$3" ] || wrong "$1: $2 instead of $3"
-}
-
-columns="package text, version text, section text, maintainer text, architecture text,
-	installed_size int, depends text, homepage text, sha256 text, description text, paragraph text"
 
 # Rows that only one of two queries gives, both ways
 differences() {
@@ -46,46 +30,6 @@ compare() {
 	printf '   %-34s %8s ms  %8s ms   %s rows differ\n' "$1" \
 		"$(timed "$2" plain)" "$(timed "$2" sealed)" "$d"
 	[ "$d" = 0 ] || wrong "the tables answer differently: $2"
-}
-
-# How many files below a directory of the server contain a text
-files_with() {
-	grep -rlaF -- "$1" "$data/$2" 2>/dev/null | wc -l || true
-}
-
-# SQLSTATE of a statement, "ok" when it works
-state() {
-	local out
-
-	out=$("${psql[@]}" -U postgres -At -v VERBOSITY=verbose -c "$1" 2>&1) && echo ok && return
-	echo "$out" | sed -n 's/^ERROR:  \([A-Z0-9]*\):.*/\1/p' | head -1
-}
-
-wait_state() {
-	local i seen=
-
-	for i in $(seq 100); do
-		seen=$(state "$1")
-		[ "$seen" != "$2" ] || { echo "$seen"; return; }
-		sleep 0.2
-	done
-	echo "${seen:-nothing}"
-}
-
-error_of() {
-	"${psql[@]}" -U postgres -At -v VERBOSITY=verbose -c "$1" 2>&1 | grep -E '^(ERROR|DETAIL|HINT)' |
-		sed 's/^/      /' || true
-}
-
-# Wait until a query says t, for ten seconds or so
-wait_true() {
-	local i
-
-	for i in $(seq 200); do
-		[ "$(sql "$1")" != t ] || return 0
-		sleep 0.05
-	done
-	return 1
 }
 
 # The server's own pgbench, or another one

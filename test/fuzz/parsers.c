@@ -138,21 +138,27 @@ static void
 run_label(const uint8 *data, size_t size)
 {
 	char	   *label = as_text(data, size);
-	char	   *key = cmek_label_parse(label);
-	char	   *again;
+	CmekKeys	keys;
+	CmekKeys	again;
+	ListCell   *lc;
+	ListCell   *lc2;
 
-	if (key == NULL)
+	if (!cmek_label_parse_keys(label, &keys))
 		return;
-	FUZZ_CHECK(strlen(key) < NAMEDATALEN);
-	again = cmek_label_parse(cmek_label_format(key));
-	FUZZ_CHECK(again != NULL && strcmp(key, again) == 0);
+	FUZZ_CHECK(strlen(keys.key) < NAMEDATALEN);
+	FUZZ_CHECK(cmek_label_parse_keys(cmek_label_format(&keys), &again));
+	FUZZ_CHECK(strcmp(keys.key, again.key) == 0);
+	FUZZ_CHECK(list_length(keys.replicas) == list_length(again.replicas));
+	forboth(lc, keys.replicas, lc2, again.replicas)
+		FUZZ_CHECK(strcmp(lfirst(lc), lfirst(lc2)) == 0);
 }
 
 static int
 seed_label(int i, uint8 *seed)
 {
 	static const char *const seeds[] = {
-		"key=acme", "key=\"A \"\"b;\"", "key=acme;replica_keys=x", "key=", "key=\"\"", "x"
+		"key=acme", "key=\"A \"\"b;\"", "key=acme;replica_keys=x",
+		"key=\"a;b\";replica_keys=\"c,d\", e", "key=", "key=\"\"", "x"
 	};
 
 	return seed_text(seeds, lengthof(seeds), i, seed);

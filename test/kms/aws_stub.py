@@ -175,6 +175,15 @@ class Aws(Stub):
         key = self.iam().create_access_key(name)
         return {"id": key.access_key_id, "secret": key.secret_access_key}
 
+    def do_forget_user(self, name):
+        """Its access keys are deleted."""
+        user = self.iam().users[name]
+        user.cmek_kept, user.access_keys = user.access_keys, []
+
+    def do_restore_user(self, name):
+        user = self.iam().users[name]
+        user.access_keys = user.cmek_kept
+
     def policy(self, actions):
         return json.dumps({"Version": "2012-10-17", "Statement": [
             {"Effect": "Allow", "Action": actions or ["ec2:Nothing"], "Resource": "*"}]})
@@ -244,6 +253,7 @@ class Aws(Stub):
             return
         signed = datetime.strptime(date, "%Y%m%dT%H%M%SZ").replace(tzinfo=timezone.utc).timestamp()
         if abs(signed - time.time() - self.ahead) > CLOCK_TOLERANCE:
+            self.requests[-1] += " refused for its time"
             raise Refused(400, {"__type": "InvalidSignatureException",
                                 "message": f"Signature expired: {date} is now earlier than it may be."},
                           {"Date": formatdate(time.time() + self.ahead, usegmt=True)})

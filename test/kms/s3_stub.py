@@ -71,9 +71,6 @@ class S3(Aws):
         """Forget uploads that were begun, but nobody was told their ids."""
         self.backend().buckets[bucket].multiparts.clear()
 
-    def do_faults_left(self):
-        return self.faults
-
     def do_replace_after(self, bucket, name):
         """After the next request for it, the object is another one."""
         self.replace = (bucket, name)

@@ -6,7 +6,7 @@ that counts what reaches it and misbehaves on demand.
 The port is written to FILE, with TLS a second one without it; a list of orders in the file of --init comes first.  The world of the stub is changed, and looked at,
 by POST /_control with a JSON object {"do": NAME, ...}; requests to it are not
 counted.  Faults are done to the next "times" requests (default 1; 0: for ever)
-whose path contains "path":
+whose path, or operation at AWS, contains "path":
 
     {"do": "fault", "kind": "status", "status": 503, "body": "{}", "headers": {}}
     kinds: status, close, truncate, huge, drip, hang, redirect, body
@@ -49,6 +49,9 @@ class Stub:
 
     def do_clear(self):
         self.faults = []
+
+    def do_faults_left(self):
+        return self.faults
 
     def do_count(self):
         return {"connections": self.connections, "requests": self.requests}
@@ -134,7 +137,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         with stub.lock:
             stub.requests.append(self.command + " " + self.path)
-            fault = stub.fault_for(self.path)
+            fault = stub.fault_for(self.path + " " + self.headers.get("X-Amz-Target", ""))
         status, headers = 200, {}
         try:
             if fault and fault["kind"] not in ("truncate", "drip"):

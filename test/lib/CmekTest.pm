@@ -14,7 +14,7 @@ use Test::More;
 
 our @EXPORT = qw(
   cmek_node cmek_config service_key hide_key show_key new_key_file
-  sqlstate fails_with wait_for_error wait_for_ok error_text
+  sqlstate fails_with wait_for_error wait_for_ok error_text eventually
   files_with slurp_binary spew_binary server_major with_marker);
 
 # The major version of the server under test
@@ -147,6 +147,19 @@ sub wait_for_ok
 	my ($node, $sql, $db) = @_;
 
 	return wait_for_error($node, '', $sql, $db);
+}
+
+# Wait until a check, a sub, is true; false when it never is
+sub eventually
+{
+	my ($check) = @_;
+
+	for (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
+	{
+		return 1 if $check->();
+		select(undef, undef, undef, 0.1);
+	}
+	return 0;
 }
 
 sub slurp_binary

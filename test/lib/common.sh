@@ -180,14 +180,51 @@ setup_clients() {
 		! command -v node >/dev/null; then
 		return 0
 	fi
-	if [ ! -d "$top/build/clients/node_modules/@google-cloud/kms" ]; then
-		say "installing with npm, in build/clients: @google-cloud/kms"
+	if [ ! -d "$top/build/clients/node_modules/@google-cloud/kms" ] ||
+		[ ! -d "$top/build/clients/node_modules/@azure/keyvault-keys" ]; then
+		say "installing with npm, in build/clients: @google-cloud/kms, @azure/keyvault-keys"
 		mkdir -p "$top/build/clients"
 		npm install --prefix "$top/build/clients" --no-audit --no-fund \
-			--ignore-scripts --loglevel=error '@google-cloud/kms@5' ||
+			--ignore-scripts --loglevel=error '@google-cloud/kms@5' \
+			'@azure/keyvault-keys@4' ||
 			{ say "npm could not: its assertions will be skipped"; return 0; }
 	fi
 	CMEK_TEST_NODE_MODULES=$top/build/clients/node_modules
+}
+
+# Do the tests to run need an AWS server?
+wants_moto() {
+	local t
+
+	for t in 081_aws 082_aws_faults 088_tenants 089_matrix 093_aws_watch 097_s3 100_snapshot_s3; do
+		# shellcheck disable=SC2053
+		[[ $t != ${CMEK_TEST_ONLY:-*} ]] || return 0
+	done
+	return 1
+}
+
+# What it needs; it is a package itself since Debian 13
+moto_packages() {
+	wants_moto || return 0
+	echo python3-flask python3-flask-cors python3-boto3 python3-cryptography \
+		python3-responses python3-xmltodict python3-yaml openssl
+	[ -z "$(apt-cache show python3-moto 2>/dev/null)" ] || echo python3-moto
+}
+
+# Before Debian 13: its package, unpacked in the build directory
+setup_moto() {
+	wants_moto && [ -z "${CMEK_MOTO:-}" ] &&
+		[ ! -d /usr/lib/python3/dist-packages/moto ] || return 0
+	say "moto is no package here: Debian 13's, in build/moto"
+	CMEK_MOTO=$(bash "$top/test/kms/moto.sh" "$top/build/moto")
+}
+
+# To where the unprivileged user may read it
+copy_moto() {
+	[ -n "${CMEK_MOTO:-}" ] || return 0
+	mkdir "$work/moto"
+	cp -a "$CMEK_MOTO/moto" "$work/moto"
+	export CMEK_MOTO=$work/moto
 }
 
 # The server refuses to run as root: who runs it instead
@@ -207,7 +244,7 @@ make_work() {
 	choose_user
 	work=$(mktemp -d /tmp/cmek.XXXXXX)
 	mkdir "$work/tree"
-	cp -a "$top"/{sql,test} "$work/tree"
+	cp -a "$top"/{docs,sql,test} "$work/tree"
 	[ ! -d "$top/expected" ] || cp -a "$top/expected" "$work/tree"
 	[ -z "${fuzz_library:-}" ] || cp "$fuzz_library" "$work/tree/test/fuzz"
 	if [ -d "${CMEK_TEST_NODE_MODULES:-}" ]; then
@@ -228,7 +265,7 @@ mount_small() {
 		export CMEK_SMALL_FS_WHY="only root may mount small file systems, and this is $(id -un)"
 		return
 	fi
-	for fs in data:200m space:48m keys:4k; do
+	for fs in data:200m space:48m keys:4k snapshots:1m; do
 		mkdir -p "$work/small/${fs%:*}"
 		if ! mount -t tmpfs -o "size=${fs#*:},mode=0700,uid=$(id -u "$user")" \
 			cmek-test "$work/small/${fs%:*}" 2>"$work/mount.err"; then

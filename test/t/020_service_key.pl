@@ -276,7 +276,10 @@ $start = time();
 	my $run = IPC::Run::start(
 		[ 'psql', '-XAtq', '-v', 'VERBOSITY=verbose', '-d', $node->connstr('postgres'),
 			'-c', 'SELECT * FROM t' ], '<', \$in, '>', \$out, '2>', \$err);
-	sleep(1);
+	# it waits, so a worker is at it
+	$node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_stat_activity
+		WHERE query = 'SELECT * FROM t' AND wait_event_type = 'Extension'}) or BAIL_OUT('nobody waits');
+	$start = time();
 	kill('TERM', worker_pids());
 	$run->finish;
 	like($err, qr/KM001/, 'the end of the worker ends the waiting');

@@ -129,15 +129,25 @@ one('REINDEX TABLE t');
 isnt(index_keys('t'), $before, 'REINDEX gives new ones');
 is(scalar(split(/ /, index_keys('t'))), 2, '... one each');
 
-# an index file that is taken over
-one("CREATE TABLE carry (id int PRIMARY KEY, k varchar(10)) USING cmek_heap WITH (cmek.key = 'k1');
-	INSERT INTO carry SELECT i, i::text FROM generate_series(1, 1000) i;
+# an index file that is taken over by an index of another OID, built by nobody
+one("CREATE TABLE carry (id int PRIMARY KEY, k varchar(10), u varchar(10), CONSTRAINT carry_u UNIQUE (u)) USING cmek_heap WITH (cmek.key = 'k1');
+	INSERT INTO carry SELECT i, i::text, i::text FROM generate_series(1, 1000) i;
 	CREATE INDEX carry_k ON carry (k)");
-my $carried = index_keys('carry');
-my $file = one("SELECT pg_relation_filenode('carry_k')");
-one('ALTER TABLE carry ALTER k TYPE varchar(20)');
-note(one("SELECT pg_relation_filenode('carry_k')") eq $file ? 'the file was taken over' : 'the file is new');
-is(index_keys('carry'), $carried, 'ALTER TYPE: the key goes with the file') if one("SELECT pg_relation_filenode('carry_k')") eq $file;
+my $carried = q{SELECT d.id || ' ' || d.structure || ' ' || pg_relation_filenode(d.index) FROM cmek.data_key d WHERE d.index = 'carry_u'::regclass};
+my $by_u = "$force SELECT count(*) || ' ' || min(id) FROM carry WHERE u IN ('77', '78')";
+my ($before_alter, $oid) = (one($carried), one("SELECT 'carry_u'::regclass::oid"));
+is(one("BEGIN; SAVEPOINT s; ALTER TABLE carry ALTER u TYPE varchar(20); ROLLBACK TO s; $by_u; COMMIT"), '2 77', 'taken over, and given back');
+is(one($carried), $before_alter, '... with its key');
+isnt(sqlstate($node, 'BEGIN; ALTER TABLE carry ALTER u TYPE varchar(20); SELECT 1 / 0'), '', 'taken over, and the transaction fails');
+is(one($carried), $before_alter, '... with its key');
+one('ALTER TABLE carry ALTER k TYPE varchar(20), ALTER u TYPE varchar(20)');
+isnt(one("SELECT 'carry_u'::regclass::oid"), $oid, 'ALTER TYPE: another index');
+is(one($carried), $before_alter, '... of the same file, with the key that it is sealed with');
+is(one($by_u), '2 77', '... which opens it');
+is(sqlstate($node, "INSERT INTO carry VALUES (2000, 'x', '77')"), '23505', '... and finds what is there');
+is(one("INSERT INTO carry VALUES (2000, 'x', 'new'); $force SELECT id FROM carry WHERE u = 'new'"), '2000', '... and what comes');
+is(one("SELECT count(*) FROM cmek.verify('carry')"), '0', '... all of it');
+one('DELETE FROM carry WHERE id = 2000');
 same_by_index('carry', 'ALTER TYPE');
 one('ALTER TABLE carry ALTER k TYPE text; ALTER TABLE carry ALTER id TYPE int8');
 same_by_index('carry', 'ALTER TYPE with a rewrite');
@@ -145,7 +155,7 @@ one('VACUUM FULL carry; CLUSTER carry USING carry_k; REINDEX TABLE CONCURRENTLY 
 same_by_index('carry', 'rebuilt in many ways');
 is(one(q{SELECT count(*) FROM cmek.data_key d WHERE kind = 'i' AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = d.index)}), '0', 'no data key of an index that is gone');
 one('DROP INDEX carry_2; DROP INDEX CONCURRENTLY carry_k');
-is(scalar(split(/ /, index_keys('carry'))), 1, 'dropped indexes took theirs along');
+is(scalar(split(/ /, index_keys('carry'))), 2, 'dropped indexes took theirs along');
 
 # a clone keeps them apart
 one('CREATE DATABASE clone TEMPLATE postgres');

@@ -110,12 +110,14 @@ for my $reason (qw(SERVICE_DISABLED BILLING_DISABLED ACCESS_TOKEN_SCOPE_INSUFFIC
 
 # ---- tokens ----
 my $given = $gcp->tell('given');
-sleep(3);
-is($gcp->tell('given'), $given, 'a token is used again');
+$gcp->tell('forget');
+ok(eventually(sub { $gcp->requests(':decrypt') >= 6 }), 'proofs go on');
+# each of two workers has one of its own
+cmp_ok($gcp->tell('given'), '<=', $given + 2, 'a token is used again');
+$given = $gcp->tell('given');
 $gcp->tell('revoke_tokens');
-sleep(2.5);
-is(sqlstate($node, 'SELECT count(*) FROM t'), '', 'a token that ends in the middle is replaced');
-cmp_ok($gcp->tell('given'), '>', $given, '... indeed');
+ok(eventually(sub { $gcp->tell('given') > $given }), 'a token that ends in the middle is replaced');
+is(sqlstate($node, 'SELECT count(*) FROM t'), '', '... so that rows are read');
 is(sql("SELECT count(*) FROM cmek.keys WHERE name = 'g' AND state = 'enabled'"), 1, '... unnoticed');
 
 my ($other_private) = rsa_key();
@@ -221,8 +223,16 @@ sub fault
 
 	$gcp->tell('fault', path => ':decrypt', times => 0, %fault);
 	$node->restart;
-	like(error_text($node, 'SELECT count(*) FROM t'), qr/KM001: .*\n?.*$code \((unreachable|misconfigured)\)/,
-		"$name: $code");
+	my $wanted = qr/KM001: .*\n?.*$code \((unreachable|misconfigured)\)/;
+	my $text = error_text($node, 'SELECT count(*) FROM t');
+
+	# what a proof of the server's own met first is remembered for a moment
+	while ($text !~ $wanted && time() - $started < 10)
+	{
+		sleep(1);
+		$text = error_text($node, 'SELECT count(*) FROM t');
+	}
+	like($text, $wanted, "$name: $code");
 	cmp_ok(time() - $started, '<', 15, '... within the time limit');
 	$gcp->tell('clear');
 	ok(wait_for_ok($node, 'SELECT count(*) FROM t'), '... and back');

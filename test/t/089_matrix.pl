@@ -1,14 +1,15 @@
 # A table under each provider, switched to each other one; each provider taken
 # away and given back.  One postmaster, until the restart at the end.
 #
-# file; AWS KMS (moto); Google Cloud KMS and Vault (stubs that real clients
-# check, 086 and 087); an HSM (SoftHSM); a KMIP server (PyKMIP).
+# file; AWS KMS (moto); Google Cloud KMS, Vault and Azure Key Vault (stubs that
+# real clients check, 086, 087 and 104); an HSM (SoftHSM); a KMIP server (PyKMIP).
 
 use strict;
 use warnings;
 
 use FindBin;
 use lib "$FindBin::RealBin/../lib";
+use JSON::PP;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -58,6 +59,17 @@ sql(qq{CREATE SERVER vault FOREIGN DATA WRAPPER cmek_vault OPTIONS (url '@{[$vau
 	CREATE USER MAPPING FOR PUBLIC SERVER vault OPTIONS (token 's.db')});
 $kms{vault} = { away => sub { $vault->tell('rights', id => 's.db', rights => {}) },
 	back => sub { $vault->tell('rights', id => 's.db', rights => $rights) }, code => 'PermissionDenied' };
+
+# ---- Azure ----
+my $azure = start_stub('azure');
+$azure->tell('key', name => 'k');
+$azure->tell('app', tenant => 't', client => 'c', secret => 's');
+$azure->tell('grant', who => 'c', key => 'k');
+sql(qq{CREATE SERVER azure FOREIGN DATA WRAPPER cmek_azure
+		OPTIONS (key_id 'https://v.vault.azure.net/keys/k', endpoint '@{[$azure->url]}', authority '@{[$azure->url]}');
+	CREATE USER MAPPING FOR PUBLIC SERVER azure OPTIONS (tenant_id 't', client_id 'c', client_secret 's')});
+$kms{azure} = { away => sub { $azure->tell('state', name => 'k', enabled => JSON::PP::false) },
+	back => sub { $azure->tell('state', name => 'k', enabled => JSON::PP::true) }, code => 'KeyDisabled' };
 
 # ---- AWS ----
 if ($have_moto)
@@ -154,7 +166,7 @@ is(sql("SELECT count(*) FROM cmek.tables"), @all * @all, 'of all tables');
 SKIP:
 {
 	skip 'no moto: AWS is not among them', 1 unless $have_moto;
-	is(scalar(@all), 4 + !!$hsm + !!$kms{kmip}, 'all providers were there');
+	is(scalar(@all), 5 + !!$hsm + !!$kms{kmip}, 'all providers were there');
 }
 $node->stop;
 done_testing();

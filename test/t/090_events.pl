@@ -10,6 +10,7 @@ use lib "$FindBin::RealBin/../lib";
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(time);
 use CmekTest;
 
 my $node = cmek_node('primary', config => [ 'log_min_messages = log', "cmek.audit_anchor_interval = '1s'" ]);
@@ -103,12 +104,49 @@ settle();
 is(sql("SET ROLE alice; SELECT string_agg(DISTINCT coalesce(\"table\", key), ',' ORDER BY coalesce(\"table\", key)) FROM cmek.key_events"),
 	'cmek_service_key,k,public.hers', 'a user sees events of her tables and keys');
 is(sql('SET ROLE bob; SELECT count(*) FROM cmek.key_events WHERE "table" IS NOT NULL'), '0', 'and not those of others');
+is(sql(q{SELECT role FROM cmek.key_events WHERE "table" = 'public.hers' AND event = 'bind'}), 'alice', 'which say by whom');
 is(sql('SET ROLE watcher; SELECT count(*) > 10 FROM cmek.key_events'), 't', 'pg_monitor sees all');
 is(sql('SET ROLE watcher; SELECT count(*) FROM cmek.verify_events()'), '0', 'and may verify them');
 is(sqlstate($node, 'SET ROLE alice; SELECT * FROM cmek.verify_events()'), '42501', 'others may not');
 is(sqlstate($node, "SET ROLE alice; DELETE FROM cmek.key_event"), '42501', 'nor write');
 is(sqlstate($node, "SET ROLE watcher; UPDATE cmek.key_event SET role = 'x'"), '42501', 'nobody but a superuser may');
-like(sql('SET ROLE watcher; SELECT cmek.metrics()'), qr/^cmek_key_state\{key="k",provider="cmek_file",state="enabled"\} 1$/m, 'metrics');
+
+# ---------------------------------------------------------------------
+# Metrics: well-formed, and just those that docs/monitoring.md describes
+# ---------------------------------------------------------------------
+
+sql(qq{CREATE SERVER "od""d\\k" FOREIGN DATA WRAPPER cmek_file OPTIONS (key_file '$file'); CREATE TABLE odd (a int) USING cmek_heap WITH (cmek.key = 'od"d\\k')});
+my $metrics = sql('SET ROLE watcher; SELECT cmek.metrics()');
+like($metrics, qr/^cmek_key_state\{key="k",provider="cmek_file",state="enabled"\} 1$/m, 'metrics');
+like($metrics, qr/^cmek_key_tables\{key="od\\"d\\\\k"\} 1$/m, 'a name is escaped');
+my (%type, $family, @wrong, @calls);
+for my $line (split(/\n/, $metrics))
+{
+	if ($line =~ /^# TYPE (\w+) (gauge|counter|histogram)$/)
+	{
+		push @wrong, $line if $type{$1};
+		$type{ $family = $1 } = $2;
+	}
+	elsif ($line =~ /^(\w+?)(?:_(bucket|sum|count))?(?:\{(?:\w+="(?:[^"\\]|\\[\\"n])*",?)+\})? (\S+)$/ && $1 eq ($family // '')
+		&& $3 =~ /^-?[0-9.]+(?:e[+-]?\d+)?$/ && ($type{$1} eq 'histogram') == defined $2)
+	{
+		push @calls, $3 if ($2 // '') =~ /bucket|count/;
+	}
+	elsif ($line !~ /^# HELP \w+ \S/)
+	{
+		push @wrong, $line;
+	}
+}
+is("@wrong", '', 'every line is one of Prometheus, and samples are with their family');
+is("@calls", join(' ', sort { $a <=> $b } @calls), 'the histogram grows');
+is($calls[-1], $calls[-2], '... to the number of all calls');
+my $docs = slurp_file("$FindBin::RealBin/../../docs/monitoring.md");
+my %documented = map { $_ => 1 } map { /`(cmek_\w+)/g } grep { /^\| `cmek_/ } split(/\n/, $docs);
+my %there = (%type, cmek_key_seconds_to_drop => 1);
+is(join(' ', sort keys %documented), join(' ', sort keys %there), 'docs/monitoring.md has them all');
+my ($query) = $docs =~ /query: "([^"]+)"/;
+is(sql("SET ROLE watcher; SELECT enabled, seconds_to_drop IS NULL FROM ($query) q WHERE key = 'k'"), '1|t', 'its query for postgres_exporter');
+sql('DROP TABLE odd; DROP SERVER "od""d\\k"');
 
 # ---------------------------------------------------------------------
 # The chain
@@ -165,6 +203,12 @@ like(first_broken($forged), qr/^$last\|.*rewritten/, 'not another one');
 sql('TRUNCATE cmek.key_event, cmek.audit_head; INSERT INTO cmek.key_event TABLE saved; INSERT INTO cmek.audit_head TABLE saved_head');
 is(first_broken(), '', 'an older copy is whole by itself');
 like(first_broken($anchor), qr/missing/, 'the anchor tells');
+# what comes after hides that something is missing, but from the anchor
+sql("SELECT cmek.suspend_key('k'); SELECT cmek.resume_key('k')") for 1 .. 2;
+settle();
+cmp_ok(sql('SELECT max(id) FROM cmek.key_events'), '>', $last, 'the chain grows on');
+is(first_broken(), '', 'whole by itself');
+like(first_broken($anchor), qr/^$last\|.*rewritten/, 'the anchor tells all the same');
 is(sqlstate($node, "SELECT * FROM cmek.verify_events('nonsense')"), '22023', 'an anchor that is none');
 
 # ---------------------------------------------------------------------
@@ -186,12 +230,44 @@ is(first_broken(), '', 'in their place of the chain');
 # The queue
 # ---------------------------------------------------------------------
 
+sql('CREATE DATABASE other');
+$node->safe_psql('other', 'CREATE EXTENSION cmek');
+settle();
 my $before = sql('SELECT max(id) FROM cmek.key_events');
 sql(join(';', map { "CREATE TABLE many_$_ (a int) USING cmek_heap WITH (cmek.key = 'k')" } 1 .. 300));
 settle();
 is(sql("SELECT count(*) FROM cmek.key_events WHERE id > $before AND event = 'bind' AND outcome = 'done' AND \"table\" LIKE 'public.many%'"), '300',
 	'three hundred events');
 is(first_broken(), '', 'in one chain');
+
+# Who writes them is held up in one database
+my $hold = $node->background_psql('postgres');
+$hold->query_safe('BEGIN; LOCK TABLE cmek.key_event IN ACCESS EXCLUSIVE MODE');
+sql("SELECT cmek.suspend_key('k'); SELECT cmek.resume_key('k')");
+$node->safe_psql('other', "CREATE SERVER elsewhere FOREIGN DATA WRAPPER cmek_file OPTIONS (key_file '$file')");
+ok($node->poll_query_until('other', "SELECT count(*) = 1 FROM cmek.key_events WHERE key = 'elsewhere'"), 'events of another database are written');
+is(sql('SELECT cmek.events_waiting() >= 2'), 't', 'while those of this one wait');
+sql("DO \$\$ BEGIN FOR i IN 1 .. 500 LOOP PERFORM cmek.suspend_key('k'); PERFORM cmek.resume_key('k'); END LOOP; END \$\$");
+my $change = 'ADD';
+for (1 .. 100)
+{
+	last if sql('SELECT cmek.events_waiting()') == 1024;
+	sql("ALTER SERVER k OPTIONS ($change drop_after '7d')");
+	$change = 'SET';
+}
+is(sql('SELECT cmek.events_waiting()'), '1024', 'the queue is full');
+unlike(slurp_file($node->logfile), qr/cmek event \(in this log only\)/, 'and the log alone has none of them');
+my $began = time();
+sql("CREATE SERVER late FOREIGN DATA WRAPPER cmek_file OPTIONS (key_file '$file')");
+cmp_ok(time() - $began, '>=', 5, 'a statement waits for room');
+like(slurp_file($node->logfile), qr/cmek event \(in this log only\): \{"event": "create".*"key": "late"/, 'and then the server log takes the event');
+$hold->query_safe('COMMIT');
+settle();
+is(sql("SELECT count(*) FROM cmek.key_events WHERE id > $before AND event IN ('suspend', 'resume')"), '1002', 'all that were queued are written');
+is(first_broken(), '', 'in one chain');
+sql('DROP SERVER late');
+ok($node->poll_query_until('postgres', "SELECT count(*) = 1 FROM cmek.key_events WHERE event = 'drop key' AND key = 'late'"), 'and there is room again');
+$hold->quit;
 
 $node->stop;
 done_testing();

@@ -136,7 +136,8 @@ is(sql(q{SELECT count(*) > 0 FROM cmek.key_events WHERE event = 'warn' AND drop_
 show_key($file);
 wait_for(sub { grep { $_->{body} =~ /"event": "back"/ } posts() }, 'its return is posted');
 
-is(sqlstate($node, "ALTER SYSTEM SET cmek.notify_url = 'http://example.com/'"), '22023', 'no post without TLS but to this machine');
+is(sqlstate($node, "ALTER SYSTEM SET cmek.notify_url = '$_'"), '22023', "no post without TLS but to this machine: $_")
+  for 'http://example.com/', 'http://127.0.0.1.example.com/', 'http://localhost:80@example.com/', 'http://localhosts/', 'ftp://127.0.0.1/';
 is(sqlstate($node, "ALTER SYSTEM SET cmek.drop_after = 'soon'"), '22023', 'a duration that is none');
 
 $node->stop;

@@ -63,7 +63,7 @@ sub until_counted
 # ---------------------------------------------------------------------
 
 sql('CREATE ROLE alice; CREATE ROLE bob; GRANT CREATE ON SCHEMA public TO alice');
-new_key('k', ", drop_after '3s'");
+new_key('k', ", drop_after '10min'");
 new_key('never', ", drop_after 'off'");
 fails_with($node, 'HV024', "ALTER SERVER k OPTIONS (SET drop_after 'soon')", 'a duration, or off');
 fails_with($node, 'HV024', "ALTER SERVER k OPTIONS (SET drop_after '-1s')", 'a positive one');
@@ -83,13 +83,15 @@ sql(q{CREATE TABLE loot (who text); GRANT ALL ON loot TO PUBLIC;
 
 hide_key($file{never});
 hide_key($file{k});
-ok(until_true(q{SELECT drop_at BETWEEN now() - interval '1 s' AND now() + interval '4 s' FROM cmek.keys WHERE name = 'k'}),
+ok(until_true(q{SELECT drop_at BETWEEN now() + interval '8 min' AND now() + interval '10 min' FROM cmek.keys WHERE name = 'k'}),
 	'its option tells when');
+# which is a command of ours
+sql(q{BEGIN; ALTER SERVER k OPTIONS (SET drop_after '3s'); TRUNCATE loot; COMMIT});
 ok(until_dropped('t'), 'the table is dropped');
 ok(until_true(q{SELECT count(*) = 1 FROM cmek.key_events WHERE event = 'drop' AND outcome = 'done' AND "table" = 'public.t' AND role IS NULL}),
 	'an event says so, and that nobody asked for it');
 is(sql(q{SELECT count(*) FROM cmek.key_events WHERE event = 'snapshot' AND outcome = 'done' AND role IS NULL}), '1', 'and one of the snapshot');
-is(sql(q{SELECT bool_and(role IS NULL) FROM cmek.key_events WHERE event = 'unbind'}), 't', 'and one that its keys are gone');
+ok(until_true(q{SELECT bool_and(role IS NULL) IS TRUE FROM cmek.key_events WHERE event = 'unbind'}), 'and one that its keys are gone');
 is(sql(q{SELECT table_name, reason, rows, key, state, bytes > 300 * 100, expires_at = taken_at + interval '1 h' FROM cmek.snapshots}),
 	'public.t|key lost|300|k|kept|t|t', 'a snapshot is kept');
 my $id = sql('SELECT id FROM cmek.snapshots');
@@ -126,7 +128,7 @@ ok(until_true(q{SELECT count(*) = 1 FROM cmek.key_events WHERE event = 'purge' A
 # What does not count
 # ---------------------------------------------------------------------
 
-new_key('c', ", drop_after '6s'");
+new_key('c', ", drop_after '15s'");
 sql(q{CREATE TABLE c1 (a int) USING cmek_heap WITH (cmek.key = 'c'); CREATE TABLE c2 (a int) USING cmek_heap WITH (cmek.key = 'c');
 	INSERT INTO c1 VALUES (1); INSERT INTO c2 VALUES (2)});
 
@@ -136,7 +138,7 @@ sleep(2);
 is(sql(q{SELECT coalesce(max(denied_ms), 0) FROM cmek.key_watch WHERE server = 'c'}), '0', 'an order does not count');
 sql(q{SELECT cmek.resume_key('c')});
 
-# a key that comes back a second before the end
+# a key that comes back before the end
 hide_key($file{c});
 ok(until_counted('c', 4000), 'counting');
 show_key($file{c});
@@ -171,8 +173,8 @@ hide_key($file{c});
 ok(until_counted('c', 1000), 'counting');
 sql(q{SELECT cmek.suspend_key('c')});
 sql(q{UPDATE cmek.key_watch SET denied_ms = 600000, own_ms = 600000, installation = 'another' WHERE server = 'c'; SELECT cmek.resume_key('c')});
-ok(until_true(q{SELECT count(*) = 1 FROM cmek.key_watch WHERE server = 'c' AND installation <> 'another' AND own_ms < 6000}), 'what another installation has seen is not ours');
-ok(until_true(q{SELECT own_ms BETWEEN 500 AND 5000 AND to_regclass('c1') IS NOT NULL FROM cmek.key_watch WHERE server = 'c'}), 'and drops nothing');
+ok(until_true(q{SELECT count(*) = 1 FROM cmek.key_watch WHERE server = 'c' AND installation <> 'another' AND own_ms < 15000}), 'what another installation has seen is not ours');
+ok(until_true(q{SELECT own_ms BETWEEN 500 AND 14000 AND to_regclass('c1') IS NOT NULL FROM cmek.key_watch WHERE server = 'c'}), 'and drops nothing');
 show_key($file{c});
 ok(until_true(q{SELECT count(*) = 1 FROM cmek.key_watch WHERE server = 'c' AND denied_ms = 0}), 'back');
 
@@ -246,7 +248,7 @@ ok(until_dropped($_), "nothing holds $_ any more") for qw(base typed allows);
 # A reader's transaction is waited for, not broken; then no room for the snapshot
 new_key('r', ", drop_after '2s'");
 sql(q{CREATE TABLE r (a int) USING cmek_heap WITH (cmek.key = 'r'); INSERT INTO r VALUES (1)});
-my $small = $ENV{CMEK_SMALL_FS} ? "$ENV{CMEK_SMALL_FS}/space" : undef;
+my $small = $ENV{CMEK_SMALL_FS} ? "$ENV{CMEK_SMALL_FS}/snapshots" : undef;
 my $full = $small || "$dir/full";
 if ($small)
 {
@@ -269,7 +271,14 @@ ok(until_true(q{SELECT count(*) = 1 FROM cmek.key_events WHERE "table" = 'public
 	'without room for the snapshot the table stays, and it is said');
 sleep(2);
 ok(exists_table('r'), 'for good');
-is_deeply([ grep { !m{/filler$} } glob("$full/*") ], [], 'and nothing half-made');
+# a retry may be at its file right now; nothing else is ever there, and that is gone with it
+sub left_there { return grep { !m{/filler$} } glob("$full/*"); }
+is(join(' ', grep { !/\.cmeksnap\.part$/ } left_there()), '', 'and nothing that looks whole');
+cmp_ok(scalar(my @parts = left_there()), '<=', 1, 'nor more than what is being tried');
+sql(q{ALTER SERVER r OPTIONS (SET drop_after 'off')});
+ok(until_true(q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'cmek drop'}), 'when nobody tries any more');
+is(join(' ', left_there()), '', 'nothing half-made is left');
+sql(q{ALTER SERVER r OPTIONS (SET drop_after '2s')});
 $small ? unlink("$small/filler") : chmod(0700, $full);
 ok(until_dropped('r'), 'with room it is tried again');
 is(sql(q{SELECT state FROM cmek.snapshots WHERE table_name = 'public.r'}), 'kept', 'in the new directory');
@@ -299,8 +308,10 @@ sql(q{SELECT cmek.suspend_key('o'), cmek.resume_key('o')});
 ok(until_true('SELECT count(*) = 1 FROM cmek.snapshots'), 'expired ones go');
 ok(until_true('SELECT count(*) = 0 FROM cmek.snapshot_removal'), 'with their files');
 ok(until_true(q{SELECT count(*) > 5 FROM cmek.key_events WHERE event = 'purge' AND role IS NULL AND detail LIKE 'snapshot % of table public.%'}), 'and it is said');
-for (1 .. 100) { last unless -e $orphan; sleep(0.1); }
-is(join(' ', sort map { s{.*/}{}r } glob("$snapshots/*")), join(' ', sort("$mine.cmeksnap", qw(b.cmeksnap.part c.cmeksnap notes.txt))),
+my $left = join(' ', sort("$mine.cmeksnap", qw(b.cmeksnap.part c.cmeksnap notes.txt)));
+sub kept_there { return join(' ', sort map { s{.*/}{}r } glob("$snapshots/*")); }
+for (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default) { last if kept_there() eq $left; sleep(0.1); }
+is(kept_there(), $left,
 	'left-overs go when they are old and ours');
 
 sub spew
@@ -351,11 +362,11 @@ $standby->stop;
 my $clone = PostgreSQL::Test::Cluster->new('clone');
 $clone->init_from_backup($node, 'later');
 system_or_bail('cp', '-a', $node->data_dir . '.cmek', $clone->data_dir . '.cmek');
-$clone->start;
 my $restored = time();
+$clone->start;
 ok($clone->poll_query_until('postgres', q{SELECT own_ms > 0 FROM cmek.key_watch WHERE server = 's' AND denied_ms > 4500}), 'a restored server goes on from the sum, too');
 $own = $clone->safe_psql('postgres', q{SELECT own_ms FROM cmek.key_watch WHERE server = 's'});
-cmp_ok($own, '<=', 1000 * (time() - $restored) + 1500, 'what the original saw does not count');
+cmp_ok($own, '<=', 1000 * (time() - $restored), 'what the original saw does not count');
 # a restart is no other installation
 $clone->restart;
 ok($clone->poll_query_until('postgres', qq{SELECT own_ms > $own FROM cmek.key_watch WHERE server = 's'}), 'its own does, over a restart');

@@ -17,7 +17,20 @@ my $node = cmek_node('primary', config => [ 'restart_after_crash = on', 'autovac
 my $dir = PostgreSQL::Test::Utils::tempdir();
 my $snapshots = $node->data_dir . '.cmek/snapshots';
 
-sub sql { return $node->safe_psql('postgres', $_[0]); }
+# A process from before stop_at('') may crash the server once more
+sub sql
+{
+	my ($sql) = @_;
+
+	for (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
+	{
+		my ($status, $stdout, $stderr) = $node->psql('postgres', $sql);
+		return $stdout if defined $status && $status == 0;
+		BAIL_OUT("$sql: $stderr") unless $stderr =~ /connection|starting up|recovery mode|terminat/;
+		sleep(0.1);
+	}
+	BAIL_OUT("the server does not come back");
+}
 
 # The server may be restarting after a crash
 sub until_true
@@ -102,7 +115,7 @@ for my $point (qw(snapshot-begun snapshot-written snapshot-finished snapshot-ver
 		stop_at('');
 		ok(until_true('SELECT true'), "$what: the server is up");
 		# either is there, whatever is done meanwhile by the next attempt
-		is(sql("SELECT (to_regclass('$t') IS NOT NULL) <> (count(*) = 1) FROM cmek.snapshots WHERE table_name = 'public.$t'"),
+		is(sql("SELECT EXISTS (SELECT FROM pg_class WHERE relname = '$t') <> (count(*) = 1) FROM cmek.snapshots WHERE table_name = 'public.$t'"),
 			't', "$what: the table or its snapshot");
 		ok(until_true("SELECT count(*) = 1 FROM cmek.snapshots WHERE table_name = 'public.$t' AND rows = 50 AND state = 'kept'"), "$what: a snapshot in the end");
 		is(sql("SELECT to_regclass('$t') IS NULL"), 't', "$what: and no table");
@@ -137,13 +150,13 @@ for my $point (qw(purge-expired purge-removed))
 }
 
 # ---------------------------------------------------------------------
-# The wall clock jumps by a year, forward: the clock of the drop does not
+# The wall clock jumps by a year, forward and back: the clock of the drop does not
 # ---------------------------------------------------------------------
 
 my ($faketime) = glob('/usr/lib/*/faketime/libfaketime.so.1');
 SKIP:
 {
-	skip 'no libfaketime', 4 unless $faketime;
+	skip 'no libfaketime', 8 unless $faketime;
 	my $file = new_key_file("$dir/jump");
 	my $clock = "$dir/clock";
 
@@ -168,6 +181,16 @@ SKIP:
 	my $before = sql("SELECT denied_ms FROM cmek.key_watch WHERE server = 'jump'");
 	ok(until_true("SELECT denied_ms > $before + 2000 FROM cmek.key_watch WHERE server = 'jump'"), 'it goes on counting');
 	is(sql("SELECT to_regclass('jump') IS NOT NULL AND denied_ms < 600000 FROM cmek.key_watch WHERE server = 'jump'"), 't', 'seconds, and nothing is dropped');
+	# and back by two: what was to be done "in a second" is not put off by years
+	open($fh, '>', $clock) or BAIL_OUT("no clock: $!");
+	print $fh '-365d';
+	close($fh);
+	ok(until_true("SELECT now() < pg_postmaster_start_time() - interval '300 days'"), 'two years back');
+	$before = sql("SELECT denied_ms FROM cmek.key_watch WHERE server = 'jump'");
+	ok(until_true("SELECT denied_ms > $before + 2000 FROM cmek.key_watch WHERE server = 'jump'"), 'it goes on counting');
+	is(sql("SELECT to_regclass('jump') IS NOT NULL AND denied_ms < 600000 FROM cmek.key_watch WHERE server = 'jump'"), 't', 'seconds, and nothing is dropped');
+	rename("$file.away", $file) or BAIL_OUT("rename: $!");
+	ok(until_true("SELECT class = 'ok' AND denied_ms = 0 FROM cmek.key_watch WHERE server = 'jump'"), 'and the key that is back is noticed');
 }
 
 $node->stop;

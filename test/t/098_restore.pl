@@ -7,6 +7,7 @@ use warnings;
 
 use File::Copy;
 use FindBin;
+use JSON::PP;
 use lib "$FindBin::RealBin/../lib";
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -82,8 +83,20 @@ sql("SELECT cmek.restore_snapshot('$id', 'r2', 'n')");
 is(sql("SELECT key FROM cmek.tables WHERE \"table\" = 'r2'::regclass"), 'n', 'or the one asked for');
 is(content($node, 'r2'), $before, 'with the same rows');
 
-# two snapshots, two backup keys
+# two snapshots, two backup keys, each wrapped by the KMS key
+sub backup_key
+{
+	my ($snapshot) = @_;
+	my $data = slurp_binary("$snapshots/$snapshot.cmeksnap");
+
+	return decode_json(substr($data, 40, unpack('V', substr($data, 28, 4))))->{backup_key};
+}
+my $again = sql("SELECT cmek.snapshot('t')");
+is(backup_key($_)->{server}, 'k', 'a backup key is wrapped by the table\'s KMS key') for ($id, $again);
+isnt(backup_key($id)->{blob}, backup_key($again)->{blob}, 'each full backup has its own');
+isnt(backup_key($id)->{id}, backup_key($again)->{id}, 'by another id');
 my $second = sql("SELECT cmek.snapshot('r2')");
+is(backup_key($second)->{server}, 'n', 'of another KMS key when the table is under that');
 sql("SELECT cmek.restore_snapshot('$second', 'r3')");
 is(content($node, 'r3'), $before, 'a snapshot of a restored table');
 

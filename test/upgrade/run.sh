@@ -46,7 +46,7 @@ fetch_tarball() {
 
 # The newest tarball of a version in a folder
 tarball_in() {
-	ls "$1"/postgresql-"$2"_*.orig.tar.bz2 2>/dev/null | sort -V | tail -1
+	find "$1" -maxdepth 1 -name "postgresql-$2_*.orig.tar.bz2" | sort -V | tail -1
 }
 
 # Build a server of version $1 in $root/$1
@@ -79,7 +79,7 @@ clean_make() {
 }
 
 mkdir -p "$root"
-PG_CONFIG=/nonexistent setup_packages dpkg-dev bison flex bzip2 perl
+PG_CONFIG=/nonexistent setup_packages dpkg-dev bison flex bzip2 xz-utils perl
 for v in $versions; do
 	build_server "$v"
 	PG_CONFIG=$root/$v/bin/pg_config

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * cmek_test_wire.c
- *	  The pure functions of cmek_gcp and cmek_vault as SQL functions.
+ *	  The pure functions of cmek_gcp, cmek_vault and cmek_azure as SQL functions.
  *
  *-------------------------------------------------------------------------
  */
@@ -14,6 +14,7 @@
 #include "utils/array.h"
 #include "utils/uuid.h"
 
+#include "kms/azurewire.h"
 #include "kms/gcpwire.h"
 #include "kms/vaultwire.h"
 #include "wire_one.h"
@@ -44,6 +45,54 @@ config_of(ArrayType *array)
 		cmek_kms_config_add(config, TextDatumGetCString(values[i]),
 							TextDatumGetCString(values[i + 1]));
 	return config;
+}
+
+/* Build a request to Azure; false when there is no such. */
+static bool
+build_azure(const char *what, const CmekKmsConfig *config, const uint8 *uuid,
+			const uint8 *bytes, Size len, CmekText *text)
+{
+	CmekAzureVersion version = {"v1", CMEK_AZURE_RSA_OAEP_256};
+	CmekAzureBlobHeader header;
+	CmekAzureWrapAad aad;
+	char	   *chars = pnstrdup((const char *) bytes, len);
+	uint8		sha[32] = {0};
+
+	if (strcmp(what, "azure key") == 0)
+		cmek_azure_url(config, CMEK_AZURE_GET, &version, text);
+	else if (strcmp(what, "azure wrap") == 0 || strcmp(what, "azure unwrap") == 0)
+	{
+		if (what[6] == 'u')
+			version.algorithm = CMEK_AZURE_A256KW;
+		cmek_azure_url(config, what[6] == 'w' ? CMEK_AZURE_WRAP : CMEK_AZURE_UNWRAP,
+					   &version, text);
+		cmek_text_add(text, "\n");
+		cmek_azure_body(version.algorithm, bytes, len, text);
+	}
+	else if (strcmp(what, "azure token") == 0 || strcmp(what, "azure assertion") == 0)
+	{
+		cmek_azure_token_url(config, "t/x", text);
+		cmek_text_add(text, "\n");
+		cmek_azure_token_body(config, "c&d", what[6] == 't' ? chars : NULL,
+							  what[6] == 'a' ? chars : NULL, text);
+	}
+	else if (strcmp(what, "azure jwt") == 0)
+		cmek_azure_jwt("https://a/t", chars, sha, sha, uuid, 1700000000, text);
+	else if (strcmp(what, "azure machine") == 0)
+		cmek_azure_identity_url(config, "http://169.254.169.254/", false,
+								len > 0 ? chars : NULL, text);
+	else if (strcmp(what, "azure app service") == 0)
+		cmek_azure_identity_url(config, "http://127.0.0.1:41/msi/token", true,
+								len > 0 ? chars : NULL, text);
+	else if (strcmp(what, "azure aad") == 0)
+	{
+		cmek_azure_blob_header(&version, 256, &header);
+		cmek_azure_blob_aad(&header, uuid, &aad);
+		cmek_text_add_hex(text, (uint8 *) &aad, sizeof(aad));
+	}
+	else
+		return false;
+	return true;
 }
 
 /* Build a request. */
@@ -101,7 +150,7 @@ build(const char *what, const CmekKmsConfig *config, const uint8 *uuid,
 		strlcpy(account->token_url, CMEK_GCP_TOKEN_URL, sizeof(account->token_url));
 		cmek_gcp_jwt(account, CMEK_GCP_SCOPE_KMS, 1700000000, text);
 	}
-	else
+	else if (!build_azure(what, config, uuid, bytes, len, text))
 		elog(ERROR, "unknown request \"%s\"", what);
 }
 

@@ -12,7 +12,7 @@ LLVMFuzzerInitialize(int *argc, char ***argv)
 	int			n = wire_seeds(&seeds);
 	char		path[1024];
 
-	for (int i = 0; i < 26 * n; i++)
+	for (int i = 0; i < 38 * n; i++)
 	{
 		FILE	   *file;
 

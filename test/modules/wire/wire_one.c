@@ -1,13 +1,14 @@
 /*-------------------------------------------------------------------------
  *
  * wire_one.c
- *	  Every function that reads an answer of Vault's or Google's, fed with
+ *	  Every function that reads an answer of Vault's, Google's or Azure's, fed with
  *	  bytes; used by the test module and by libFuzzer.
  *
  *-------------------------------------------------------------------------
  */
 #include "wire_one.h"
 
+#include "kms/azurewire.h"
 #include "kms/gcpwire.h"
 #include "kms/vaultwire.h"
 
@@ -20,12 +21,14 @@ cmek_cleanse(void *ptr, Size len)
 	explicit_bzero(ptr, len);
 }
 
+#define AZURE_KEY "https://v.vault.azure.net/keys/k"
 #define KEY "projects/p/locations/l/keyRings/r/cryptoKeys/k"
 
 static const char *const functions[] = {
 	"vault encrypt", "vault decrypt", "vault key", "vault login",
 	"vault lookup", "vault renew", "gcp encrypt", "gcp decrypt", "gcp key",
-	"gcp token", "gcp impersonated", "gcp account", "vault blob"
+	"gcp token", "gcp impersonated", "gcp account", "vault blob", "azure key", "azure wrap", "azure unwrap",
+	"azure token", "azure challenge", "azure blob"
 };
 
 static const int statuses[] = {200, 400, 401, 403, 404, 429, 500, 503};
@@ -45,7 +48,15 @@ static const char *const answers[] = {
 	"{\"access_token\":\"ya29.x\",\"expires_in\":3599}",
 	"{\"accessToken\":\"ya29.x\",\"expireTime\":\"2026-01-01T00:00:00Z\"}",
 	"{\"type\":\"service_account\",\"client_email\":\"a@b\",\"private_key\":\"k\",\"private_key_id\":\"i\",\"token_uri\":\"u\"}",
-	"vault:v1:AAAA"
+	"vault:v1:AAAA",
+	"{\"key\":{\"kid\":\"" AZURE_KEY "/0123456789abcdef0123456789abcdef\",\"kty\":\"RSA\","
+	"\"key_ops\":[\"wrapKey\",\"unwrapKey\"],\"n\":\"AA\",\"e\":\"AQAB\"},\"attributes\":{\"enabled\":true}}",
+	"{\"kid\":\"" AZURE_KEY "/v1\",\"value\":\"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\"}",
+	"{\"error\":{\"code\":\"Forbidden\",\"message\":\"m\",\"innererror\":{\"code\":\"KeyDisabled\"}}}",
+	"{\"access_token\":\"e.x.y\",\"expires_on\":\"1700003600\"}",
+	"{\"error\":\"invalid_client\",\"error_description\":\"AADSTS7000215: bad\"}",
+	"Bearer authorization=\"https://login.microsoftonline.com/t\", resource=\"https://vault.azure.net\"",
+	"\1\1\1\1"
 };
 
 /* The seeds of random changes */
@@ -85,6 +96,56 @@ read_token(const char *what, int status, const char *body, Size len,
 	return true;
 }
 
+/* Answers of Azure's */
+static bool
+read_azure(const char *what, const CmekKmsConfig *config, int status,
+		   const char *body, Size len, CmekKmsAnswer *answer)
+{
+	static CmekAzureToken token;
+	CmekAzureVersion version = {"v1", CMEK_AZURE_RSA_OAEP_256};
+	CmekAzureBlob blob;
+	uint8		value[CMEK_AZURE_MAX_WRAPPED];
+	char		text[1024];
+	Size		got;
+
+	if (strcmp(what, "azure key") == 0)
+		cmek_azure_read_key(config, status, body, len, &version, answer);
+	else if (strcmp(what, "azure wrap") == 0 || strcmp(what, "azure unwrap") == 0)
+	{
+		cmek_azure_read_value(config, what[6] == 'w' ? CMEK_AZURE_WRAP : CMEK_AZURE_UNWRAP,
+							  &version, status, body, len, value,
+							  sizeof(value), &got, answer);
+		if (answer->klass == CMEK_KMS_OK)
+		{
+			answer->blob_len = got;
+			memcpy(answer->blob, value, got);
+		}
+	}
+	else if (strcmp(what, "azure token") == 0)
+		cmek_azure_read_token(status, body, len, 1700000000, &token, answer);
+	else if (strcmp(what, "azure challenge") == 0)
+	{
+		snprintf(text, sizeof(text), "%.*s", (int) len, body);
+		cmek_kms_answer(answer, CMEK_KMS_MISCONFIGURED, "HTTP401", "%s", "");
+		cmek_azure_judge_challenge(text, "https://vault.azure.net", "t", answer);
+	}
+	else if (strcmp(what, "azure blob") == 0)
+	{
+		cmek_kms_answer(answer, CMEK_KMS_CORRUPT, "InvalidBlob", "%s", "");
+		if (cmek_azure_read_blob((const uint8 *) body, len, &blob))
+		{
+			strlcpy(answer->key_version, blob.version.name, sizeof(answer->key_version));
+			/* all of it, and nothing beyond */
+			memcpy(answer->blob, blob.sealed, CMEK_WRAPPED_DEK_LEN);
+			answer->blob_len = CMEK_WRAPPED_DEK_LEN;
+			cmek_kms_answer(answer, CMEK_KMS_OK, "", "%s", "");
+		}
+	}
+	else
+		return false;
+	return true;
+}
+
 /* See wire_one.h. */
 bool
 wire_read(const char *what, const CmekKmsConfig *config, int status,
@@ -117,7 +178,8 @@ wire_read(const char *what, const CmekKmsConfig *config, int status,
 			cmek_kms_answer(answer, CMEK_KMS_OK, "", "%s", "");
 	}
 	else
-		return read_token(what, status, body, len, answer);
+		return read_token(what, status, body, len, answer) ||
+			read_azure(what, config, status, body, len, answer);
 	return true;
 }
 
@@ -155,11 +217,12 @@ wire_one(const uint8 *data, Size size)
 	int			status;
 
 	must(config != NULL, "out of memory");
-	cmek_kms_config_add(config, "key_id", KEY);
-	cmek_kms_config_add(config, "key", "k");
 	if (size >= 2)
 	{
 		what = functions[data[0] % lengthof(functions)];
+		cmek_kms_config_add(config, "key_id",
+							strncmp(what, "azure", 5) == 0 ? AZURE_KEY : KEY);
+		cmek_kms_config_add(config, "key", "k");
 		status = statuses[data[1] % lengthof(statuses)];
 		size -= 2;
 		/* exactly as long as it is, so that a byte too much is noticed */
@@ -172,7 +235,8 @@ wire_one(const uint8 *data, Size size)
 		free(body);
 		must(answer.klass <= CMEK_KMS_CORRUPT, "no class");
 		must(answer.klass != CMEK_KMS_OK || status == 200 ||
-			 strcmp(what, "gcp account") == 0 || strcmp(what, "vault blob") == 0,
+			 strcmp(what, "gcp account") == 0 || strcmp(what, "vault blob") == 0 ||
+			 strcmp(what, "azure blob") == 0,
 			 "OK in spite of the status");
 		must(is_shown(answer.code, sizeof(answer.code)), "code");
 		must(is_shown(answer.message, sizeof(answer.message)), "message");
@@ -185,6 +249,7 @@ wire_one(const uint8 *data, Size size)
 		{
 			cmek_vault_advise(config, step, &answer, advice, sizeof(advice));
 			cmek_gcp_advise(config, step, &answer, advice, sizeof(advice));
+			cmek_azure_advise(config, step, &answer, advice, sizeof(advice));
 		}
 	}
 	free(config);

@@ -1,0 +1,95 @@
+# cmek.drop_on_unreachable: a KMS that does not answer counts towards the end of
+# a key's tables only where somebody has said so, and only from then on; what is
+# our own mistake never does.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../lib";
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(time sleep);
+use CmekTest;
+use CmekStub;
+
+my $vault = start_stub('vault');
+my $rights = { map { $_ => [ $_ eq 'transit/keys/k' ? 'read' : 'update' ] } qw(transit/encrypt/k transit/decrypt/k transit/keys/k) };
+$vault->tell('key', name => 'k');
+$vault->tell('approle', role => 'db', role_id => 'role', secret_id => 'secret', rights => $rights);
+
+my $node = cmek_node('primary', config => [ 'autovacuum = off', 'fsync = off', "cmek.kms_timeout = '1s'", "cmek.drop_after = '10min'" ]);
+
+sub sql { return $node->safe_psql('postgres', $_[0]); }
+sub until_true { return $node->poll_query_until('postgres', $_[0]); }
+
+sub counting_unreachable
+{
+	my ($setting) = @_;
+
+	sql("ALTER SYSTEM SET cmek.drop_on_unreachable = $setting");
+	sql('SELECT pg_reload_conf()');
+	return;
+}
+
+# Until the key answers again and its clock is at zero
+sub back
+{
+	my ($what) = @_;
+
+	kill('CONT', $vault->{pid});
+	ok(wait_for_ok($node, 'SELECT count(*) FROM t'), "$what: back");
+	return ok(until_true(q{SELECT count(*) = 1 FROM cmek.key_watch WHERE server = 'v' AND class = 'ok' AND denied_ms = 0 AND unreachable_ms = 0 AND own_ms = 0}), "$what: the clock is at zero");
+}
+
+sql("CREATE SERVER v FOREIGN DATA WRAPPER cmek_vault OPTIONS (url '" . $vault->url . "', key 'k');
+	CREATE USER MAPPING FOR PUBLIC SERVER v OPTIONS (role_id 'role', secret_id 'secret');
+	CREATE TABLE t (a int PRIMARY KEY, b text) USING cmek_heap WITH (cmek.key = 'v'); ALTER TABLE t ALTER b SET STORAGE EXTERNAL;
+	INSERT INTO t SELECT i, repeat(md5(i::text), i) FROM generate_series(1, 200) i");
+my $content = 'SELECT count(*), sum(hashtextextended(t::text, 0)::numeric) FROM t';
+my $before = sql($content);
+
+# ---- off, as it is by default ----
+is(sql('SHOW cmek.drop_on_unreachable'), 'off', 'the default');
+sql(q{ALTER SERVER v OPTIONS (ADD drop_after '3s')});
+kill('STOP', $vault->{pid});
+ok(until_true(q{SELECT unreachable_ms >= 7000 FROM cmek.key_watch WHERE server = 'v'}), 'unreachable for longer than drop_after');
+is(sql(q{SELECT class, denied_ms, own_ms, drop_at IS NULL FROM cmek.key_watch WHERE server = 'v'}), 'unreachable|0|0|t', 'off: it does not count');
+is(sql(q{SELECT drop_at IS NULL FROM cmek.keys WHERE name = 'v'}), 't', 'off: no end is announced');
+is(sql(q{SELECT to_regclass('t') IS NOT NULL AND NOT EXISTS (SELECT FROM cmek.snapshots)}), 't', 'off: the table stays');
+
+# ---- switched on in the middle: what was seen before is no reason ----
+sql(q{ALTER SERVER v OPTIONS (SET drop_after '6s')});
+counting_unreachable('on');
+ok(until_true(q{SELECT own_ms > 0 AND drop_at IS NOT NULL FROM cmek.key_watch WHERE server = 'v'}), 'on: it counts');
+is(sql(q{SELECT drop_at > now() - interval '2 s' FROM cmek.keys WHERE name = 'v'}), 't', 'on: the end is announced');
+back('in the middle');
+is(sql($content), $before, 'nothing was dropped by what was seen while it was off');
+
+# ---- our own mistake ----
+$vault->tell('approle', role => 'db', role_id => 'role', secret_id => 'another', rights => $rights);
+$vault->tell('revoke_logins');
+ok(until_true(q{SELECT class = 'misconfigured' FROM cmek.key_watch WHERE server = 'v'}), 'a login that is refused');
+# several periods, each with its proof
+$vault->tell('forget');
+for (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default) { last if $vault->requests('auth/approle/login') >= 5; sleep(0.1); }
+is(sql(q{SELECT denied_ms, unreachable_ms, drop_at IS NULL FROM cmek.key_watch WHERE server = 'v'}), '0|0|t', 'misconfigured: never counts');
+$vault->tell('approle', role => 'db', role_id => 'role', secret_id => 'secret', rights => $rights);
+back('configured again');
+
+# ---- to the end ----
+my $on = time;
+kill('STOP', $vault->{pid});
+ok(until_true(q{SELECT to_regclass('t') IS NULL}), 'on: unreachable to the end, the table is dropped');
+cmp_ok(time - $on, '>=', 6, 'not before its time');
+is(sql(q{SELECT reason, state, rows FROM cmek.snapshots}), 'key lost|kept|200', 'a snapshot is kept');
+ok(until_true(q{SELECT count(*) = 1 FROM cmek.key_events WHERE event = 'drop' AND key = 'v' AND outcome = 'done'}), 'and it is said');
+kill('CONT', $vault->{pid});
+my $id = sql('SELECT id FROM cmek.snapshots');
+counting_unreachable('off');
+ok(wait_for_ok($node, "SELECT cmek.restore_snapshot('$id', 't', 'v')"), 'it answers again: restored');
+is(sql($content), $before, 'every row is equal');
+
+$node->stop;
+done_testing();
