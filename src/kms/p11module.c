@@ -519,7 +519,7 @@ static void
 obey(P11Order *order, P11Report *report)
 {
 	CmekKmsAnswer *answer = &report->answer;
-	P11Object	key;
+	P11Object	key = 0;
 
 	cmek_kms_answer(answer, CMEK_KMS_UNREACHABLE, "NoAnswer",
 					"the module gave no answer");

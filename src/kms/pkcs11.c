@@ -114,7 +114,7 @@ static P11Host *
 new_host(P11Call *call, TimestampTz deadline, CmekKmsAnswer *answer)
 {
 	P11PinLock	lock;
-	P11Host    *host = NULL;
+	P11Host    *volatile host = NULL;
 
 	if (!cmek_p11_pin_lock(call->module, call->token, call->pin, deadline,
 						   &lock, answer))

@@ -107,15 +107,20 @@ SKIP:
 }
 
 # ---- what is not well formed, whatever it says ----
-my $good = '42007b010000004842000f010000004042007f05000000040000000000000000' . '42007c0100000028420094070000000131000000000000' . '004200c20800000008' . '00' x 8;
+my $status = '42007f05000000040000000000000000';
+my $payload = '42007c0100000020' . '42009407000000013100000000000000' . '4200c20800000008' . '00' x 8;
+my $good = '42007b0100000040' . '42000f0100000038' . $status . $payload;
+answer('key', 'key_id,1', $good, 'unreachable MalformedAnswer', 'a key without a state');
+is(sql("SELECT message FROM kmip_answer('decrypt', '{key_id,1}', '\\x$good')"), "the answer has no valid plaintext of a table key's length",
+	'a plaintext that is too short');
 answer('decrypt', 'key_id,1', $_->[0], 'unreachable MalformedAnswer', $_->[1])
-  for [ '', 'nothing' ], [ '42007b0100000000', 'an empty message' ], [ $good, 'a plaintext that is too short' ],
-  [ $good . '00', 'something behind the message' ], [ '42007b01ffffffff', 'a length that wraps' ],
-  [ '42007b0100000008' . '42000f0100000008', 'an item longer than what it is in' ],
+  for [ '', 'nothing' ], [ '42007b0100000000', 'an empty message' ], [ $good . '00', 'something behind the message' ],
+  [ '42007b01ffffffff', 'a length that wraps' ], [ '42007b0100000008' . '42000f0100000008', 'an item longer than what it is in' ],
   [ '42007b0100000010' . '42000f0200000003' . '00' x 8, 'an integer of three bytes' ],
   [ '42007b0100000010' . '42000f0c00000008' . '00' x 8, 'a type that does not exist' ],
-  [ join('', map { sprintf('42007b01%08x', 8 * (19 - $_)) } 0 .. 19), 'twenty structures in each other' ],
-  [ $good =~ s/(42007f05000000040000000000000000)/$1$1/r =~ s/0048/0058/r =~ s/0040/0050/r, 'two results' ];
+  [ join('', map { sprintf('42007b01%08x', 8 * (19 - $_)) } 0 .. 19), 'twenty structures in each other' ];
+is(sql("SELECT message FROM kmip_answer('decrypt', '{key_id,1}', '\\x42007b0100000050" . '42000f0100000048' . "$status$status$payload')"),
+	'the answer is not what a KMIP server says', 'two results');
 
 # ---- lists of hosts ----
 my $hosts = "a.example, b.example:1234 ,[2001:db8::1]:99,10.0.0.1";
