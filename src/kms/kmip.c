@@ -48,6 +48,7 @@ typedef struct KmipLine
 	CmekTls    *tls;			/* NULL: none */
 	uint8		id[CMEK_TOKEN_ID_LEN];	/* of whom it was made for */
 	TimestampTz used_at;
+	bool		busy;			/* an answer is due: an ERROR came between */
 } KmipLine;
 
 static KmipLine line;
@@ -75,6 +76,7 @@ hang_up(void)
 	CmekTls    *tls = line.tls;
 
 	line.tls = NULL;
+	line.busy = false;
 	if (tls != NULL)
 		cmek_tls_close(tls);
 }
@@ -99,7 +101,7 @@ have_line(const KmipCall *call)
 {
 	if (line.tls == NULL)
 		return false;
-	if (memcmp(line.id, call->id, CMEK_TOKEN_ID_LEN) == 0 &&
+	if (!line.busy && memcmp(line.id, call->id, CMEK_TOKEN_ID_LEN) == 0 &&
 		!TimestampDifferenceExceeds(line.used_at, GetCurrentTimestamp(), IDLE_S * 1000))
 		return true;
 	hang_up();
@@ -182,6 +184,7 @@ ask(KmipCall *call, CmekKmipCall what, const uint8 *value, CmekHsmBlob *blob,
 						"the connection broke");
 		return;
 	}
+	line.busy = true;
 	if (!cmek_tls_send(line.tls, request.data, request.len, call->deadline, answer) ||
 		(len = receive(call, answer)) == 0)
 	{
@@ -191,6 +194,7 @@ ask(KmipCall *call, CmekKmipCall what, const uint8 *value, CmekHsmBlob *blob,
 	cmek_kmip_read(call->req->config, what, call->message, len, blob, answer);
 	cmek_cleanse(call->message, len);
 	line.used_at = GetCurrentTimestamp();
+	line.busy = false;
 }
 
 /*

@@ -17,7 +17,6 @@
  */
 #include "postgres.h"
 
-#include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
