@@ -73,7 +73,7 @@ endif
 PG_CPPFLAGS = -I$(srcdir)/src -isystem $(shell $(PG_CONFIG) --includedir-server) $(CMEK_IPSECMB_CPPFLAGS)
 # nobody interposes our functions, so they may call each other directly
 PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -fno-semantic-interposition $(CMEK_WERROR)
-SHLIB_LINK = -Wl,-Bsymbolic -lcrypto -lcurl -ljansson $(CMEK_IPSECMB_LIBS)
+SHLIB_LINK = -Wl,-Bsymbolic -lssl -lcrypto -lcurl -ljansson $(CMEK_IPSECMB_LIBS)
 
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
