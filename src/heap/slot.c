@@ -280,6 +280,8 @@ sealed_slot_getsomeattrs(TupleTableSlot *slot, int natts)
 #define PREFETCH_ROWS 4
 #define PREFETCH_LINE 64
 #define PREFETCH_LINES_MAX 8
+/* ... and so many of a page's header and line pointers */
+#define PREFETCH_HEAD_LINES 4
 
 static inline void
 prefetch_row(Page page, OffsetNumber off)
@@ -292,6 +294,31 @@ prefetch_row(Page page, OffsetNumber off)
 	for (; at < end; at += PREFETCH_LINE)
 		__builtin_prefetch(at);
 	__builtin_prefetch(end - 1);
+}
+
+/*
+ * The last rows of a page fetch the first ones of the next: the n-th of them,
+ * from a page's end, if all are as long as this one.  Where the next page lies
+ * is a guess (a table read into free buffers lies in order), and only costs
+ * memory bandwidth when it is wrong: nothing is read.
+ */
+static inline void
+prefetch_next_page(Buffer buf, int n, Size len)
+{
+	Size		back = (n + 1) * MAXALIGN(len);
+	char	   *page;
+
+	if (BufferIsLocal(buf) || buf >= NBuffers)
+		return;
+	page = BufferGetBlock(buf + 1);
+	if (n == 0)
+		for (int i = 0; i < PREFETCH_HEAD_LINES; i++)
+			__builtin_prefetch(page + i * PREFETCH_LINE);
+	if (back + PREFETCH_LINE > BLCKSZ / 2)
+		return;
+	for (char *at = page + BLCKSZ - back;
+		 at < page + BLCKSZ - back + len; at += PREFETCH_LINE)
+		__builtin_prefetch(at);
 }
 
 /* Stock heap has begun a page: fetch its first rows, all at once */
@@ -364,8 +391,12 @@ slot_next_on_page(TupleTableSlot *slot, HeapScanDesc scan, CmekKeyRing *ring)
 	slot->tts_tableOid = tuple->t_tableOid;
 	if (s->wanted > 0)
 	{
-		if (next + PREFETCH_ROWS <= last)
-			prefetch_row(page, scan->rs_vistuples[next + PREFETCH_ROWS]);
+		int			ahead = next + PREFETCH_ROWS;
+
+		if (ahead <= last)
+			prefetch_row(page, scan->rs_vistuples[ahead]);
+		else
+			prefetch_next_page(scan->rs_cbuf, ahead - last - 1, tuple->t_len);
 		slot_open_ahead(s, tuple);
 	}
 	return true;
