@@ -145,7 +145,7 @@ class Bench:
             for n in range(3):
                 if c.before:
                     session.run(c.before.replace('{t}', 'pgcrypto'))
-                result.pgcrypto.append(session.timed(c.pgcrypto)[1] * 1e3)
+                result.pgcrypto.append(session.timed(c.pgcrypto.replace('{t}', 'pgcrypto'))[1] * 1e3)
         result.floor = self.floor(c, result.heap() / 1e3, impl)
         self.results.append(result)
         say('%s: %s' % (c.name, result.summary()))
