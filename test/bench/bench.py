@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
+import traceback
 
 import cases
 import report
@@ -41,6 +42,7 @@ class Bench:
         self.tables = options.tables
         self.results = []
         self.absolutes = []
+        self.failed = []
         self.cluster = Cluster(SETTINGS)
 
     # ---- the cipher alone -------------------------------------------------
@@ -174,14 +176,14 @@ class Bench:
         deed()
         return float(self.session.value("SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '%s')" % before))
 
-    def other_ciphers(self, scans):
+    def other_ciphers(self):
         for impl in ('ipsec-mb-avx2', 'openssl'):
             if impl not in (name for name, _ in self.ns):
                 say('%s: not on this machine' % impl)
                 continue
             session = Session(options='-c cmek.crypto=' + impl)
-            for c in scans:
-                if c.opens:
+            for c in self.every:
+                if c.scan and c.opens:
                     self.measure('Scans, cmek.crypto = ' + impl,
                                  c._replace(target=None, name='%s, %s' % (c.name, impl)),
                                  session, impl, pgcrypto=False)
@@ -314,28 +316,31 @@ class Bench:
         self.speed()
         self.fill()
         self.facts_now()
-        every = cases.statements(self.rows, WORK)
-        for c in every:
-            self.measure('Statements', c, self.session)
-        self.sizes()
-        self.wal_of_copy()
-        self.memory()
-        self.other_ciphers([c for c in every if c.scan])
-        self.fill_pgbench()
-        self.transactions()
-        self.many_tables()
-        self.cold_start()
-        self.reseal()
-        self.switches()
-        self.revocation()
-        self.small_buffers(every)
+        self.every = cases.statements(self.rows, WORK)
+        for phase in (self.statements, self.sizes, self.wal_of_copy, self.memory, self.other_ciphers,
+                      self.fill_pgbench, self.transactions, self.many_tables, self.cold_start,
+                      self.reseal, self.switches, self.revocation, self.small_buffers):
+            self.attempt(phase)
 
-    def small_buffers(self, every):
+    def attempt(self, phase):
+        """What fails is in the report and fails the run, but what follows is measured"""
+        try:
+            phase()
+        except Exception:
+            traceback.print_exc()
+            self.failed.append(phase.__name__)
+            self.session = Session()
+
+    def statements(self):
+        for c in self.every:
+            self.measure('Statements', c, self.session)
+
+    def small_buffers(self):
         self.session.close()
         self.cluster.stop()
         self.cluster.start(shared_buffers='16MB')
         self.session = Session()
-        for c in every:
+        for c in self.every:
             if c.name in ('count(*)', 'sum(int)'):
                 self.measure('Larger than shared buffers (16 MB)',
                              c._replace(name=c.name + ', larger than shared buffers', target=None),
@@ -377,12 +382,16 @@ def main():
     bench.run()
     took = time.time() - STARTED
     bench.facts.append('%d s, load %.1f at the end' % (took, os.getloadavg()[0]))
+    if bench.failed:
+        bench.facts.append('**FAILED**: ' + ', '.join(bench.failed))
     for name, text in (('report.md', report.markdown(target.target, bench.facts, bench.results, bench.absolutes)),
                        ('ratios.svg', report.svg(bench.results)),
                        ('recorded.tsv', report.recorded_text(bench.key, bench.results))):
         with open(os.path.join(target.out, name), 'w') as f:
             f.write(text)
     say('done')
+    if bench.failed:
+        sys.exit('these phases failed: ' + ', '.join(bench.failed))
     if target.target == 'bench-check':
         key, recorded = report.recorded_read(target.recorded, bench.key)
         worse = report.check(bench.results, recorded)
