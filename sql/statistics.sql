@@ -50,10 +50,15 @@ SELECT * FROM pg_temp.differences();
 SELECT pg_temp.in_clear();
 SELECT p.reltuples, p.reltuples = s.reltuples AS same FROM pg_class p, pg_class s WHERE p.oid = 'stat_p.t'::regclass AND s.oid = 'stat_s.t'::regclass;
 
+SELECT p.reltuples BETWEEN 800 AND 870 AS of_the_partial, p.reltuples = s.reltuples AS same FROM pg_class p, pg_class s
+	WHERE p.oid = 'stat_p.t_part'::regclass AND s.oid = 'stat_s.t_part'::regclass;
+
 -- columns that are named only; a second time; inside of a transaction
 SELECT pg_temp.both($$UPDATE t SET grp = id, name = 'changed', amount = 1 WHERE id <= 1000$$);
 VACUUM stat_p.t, stat_s.t;
-ANALYZE stat_p.t (name, mood), stat_s.t (name, mood);
+SET search_path = stat_s;
+ANALYZE stat_p.t (name, mood), t (name, mood);
+RESET search_path;
 SELECT * FROM pg_temp.differences();
 BEGIN;
 ANALYZE stat_p.t; ANALYZE stat_s.t; ANALYZE stat_s.t;
@@ -176,7 +181,7 @@ SELECT count(*) FROM cmek.exposures WHERE "table" = 'stat_s.r'::regclass;
 
 -- extended statistics have no hook
 CREATE STATISTICS stat_s.fails ON id, name FROM stat_s.r;
-CREATE STATISTICS stat_s.fails ON id, v FROM stat_s.p;
+CREATE STATISTICS stat_s.fails ON id, v FROM stat_s.p1;
 CREATE TABLE stat_s.like (LIKE stat_s.r INCLUDING ALL) USING cmek_heap;
 
 -- nothing stays behind

@@ -435,6 +435,15 @@ cmek_vacattr_target(VacAttrStats *stats, Relation rel, int attnum)
 #define cmek_restrict_search_path() ((void) 0)
 #endif
 #if PG_VERSION_NUM >= 180000
+#define cmek_update_index_stats(index, pages, tuples) \
+	vac_update_relstats(index, pages, tuples, 0, 0, false, InvalidTransactionId, \
+						InvalidMultiXactId, NULL, NULL, true)
+#else
+#define cmek_update_index_stats(index, pages, tuples) \
+	vac_update_relstats(index, pages, tuples, 0, false, InvalidTransactionId, \
+						InvalidMultiXactId, NULL, NULL, true)
+#endif
+#if PG_VERSION_NUM >= 180000
 #define CMEK_ATTRIBUTE_IS_VIRTUAL(attr) \
 	((attr)->attgenerated == ATTRIBUTE_GENERATED_VIRTUAL)
 #else

@@ -39,9 +39,10 @@ analyze_begin(Relation rel)
 {
 	if (cmek_plaintext_statistics)
 	{
-		(void) heap_key_for_read(rel);
 		if (cmek_analyze_hooks != NULL)
 			cmek_analyze_hooks->forget(rel);
+		/* after that news of the relation: the ring has to last for a page */
+		(void) heap_key_for_read(rel);
 		return;
 	}
 	exposure_analyze(rel);

@@ -204,7 +204,10 @@ extern bool cmek_key_is_available(Oid relid);
  */
 extern bool cmek_key_try(void (*work) (void *arg), void *arg);
 
-/* Called when key rings have lost keys that were taken away; may not fail */
+/*
+ * Called at the end of a transaction when key rings have lost keys that were
+ * taken away; may not fail.
+ */
 extern PGDLLIMPORT void (*cmek_rings_swept) (void);
 
 /* ----------

@@ -22,6 +22,7 @@
 
 #include <math.h>
 
+#include "access/multixact.h"
 #include "access/relation.h"
 #include "access/table.h"
 #include "access/tupconvert.h"
@@ -32,6 +33,7 @@
 #include "catalog/pg_statistic.h"
 #include "commands/progress.h"
 #include "miscadmin.h"
+#include "nodes/makefuncs.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "tcop/utility.h"
@@ -78,8 +80,20 @@ typedef struct Analysis
 
 static Analysis *analysis = NULL;
 
-/* The innermost ANALYZE or VACUUM statement, NULL in an autovacuum worker */
-static VacuumStmt *statement = NULL;
+/* The rows of a partial index; in the memory of the transaction */
+typedef struct IndexRows
+{
+	Oid			indexid;
+	double		rows;
+} IndexRows;
+
+static List *index_rows = NIL;
+
+/*
+ * What the innermost ANALYZE or VACUUM statement names: VacuumRelations with
+ * their OIDs, found by the caller's search_path
+ */
+static List *named = NIL;
 
 static ProcessUtility_hook_type previous_utility = NULL;
 
@@ -105,16 +119,38 @@ what_is_analyzed(Relation rel, Oid *relid, bool *inherited)
 	return CheckRelationLockedByMe(rel, ShareUpdateExclusiveLock, true);
 }
 
-/* Is a relation what a statement names, or below it? */
-static bool
-is_named(const VacuumRelation *named, Oid relid)
+/* The relations that a statement names, if it names columns of any */
+static List *
+find_named(const VacuumStmt *stmt)
 {
-	Oid			oid = named->oid;
+	List	   *found = NIL;
+	bool		columns = false;
+	ListCell   *lc;
 
-	if (!OidIsValid(oid) && named->relation != NULL)
-		oid = RangeVarGetRelid(named->relation, NoLock, true);
+	foreach(lc, stmt->rels)
+		columns |= lfirst_node(VacuumRelation, lc)->va_cols != NIL;
+	if (!columns)
+		return NIL;
+	foreach(lc, stmt->rels)
+	{
+		VacuumRelation *rel = lfirst_node(VacuumRelation, lc);
+		Oid			oid = rel->oid;
+
+		if (!OidIsValid(oid) && rel->relation != NULL)
+			oid = RangeVarGetRelid(rel->relation, NoLock, true);
+		if (OidIsValid(oid))
+			found = lappend(found, makeVacuumRelation(rel->relation, oid,
+													  rel->va_cols));
+	}
+	return found;
+}
+
+/* Is a relation what a statement names, or a partition of it? */
+static bool
+is_named(Oid oid, Oid relid)
+{
 	return oid == relid ||
-		(OidIsValid(oid) && get_rel_relkind(oid) == RELKIND_PARTITIONED_TABLE &&
+		(get_rel_relkind(oid) == RELKIND_PARTITIONED_TABLE &&
 		 list_member_oid(find_all_inheritors(oid, NoLock, NULL), relid));
 }
 
@@ -125,17 +161,15 @@ named_columns(Oid relid)
 	List	   *columns = NIL;
 	ListCell   *lc;
 
-	if (statement == NULL)
-		return NIL;
-	foreach(lc, statement->rels)
+	foreach(lc, named)
 	{
-		VacuumRelation *named = lfirst_node(VacuumRelation, lc);
+		VacuumRelation *rel = lfirst_node(VacuumRelation, lc);
 
-		if (!is_named(named, relid))
+		if (!is_named(rel->oid, relid))
 			continue;
-		if (named->va_cols == NIL)
+		if (rel->va_cols == NIL)
 			return NIL;
-		columns = list_concat_copy(columns, named->va_cols);
+		columns = list_concat_copy(columns, rel->va_cols);
 	}
 	return columns;
 }
@@ -149,6 +183,52 @@ cleanse_rows(void *arg)
 	for (int i = 0; i < a->nrows; i++)
 		cmek_cleanse(a->rows[i]->t_data, a->rows[i]->t_len);
 	a->nrows = 0;
+}
+
+/*
+ * Remember how many rows partial indexes have: core, which sees no sample,
+ * takes it for all of them, and says so in pg_class when we are done.
+ */
+static void
+note_index_rows(const StatsPlan *plan)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
+
+	for (int i = 0; i < plan->nindexes; i++)
+	{
+		IndexRows  *rows;
+
+		if (!plan->indexes[i].partial || plan->indexes[i].rows < 0)
+			continue;
+		rows = palloc(sizeof(IndexRows));
+		rows->indexid = plan->indexes[i].indexid;
+		rows->rows = plan->indexes[i].rows;
+		index_rows = lappend(index_rows, rows);
+	}
+	MemoryContextSwitchTo(old);
+}
+
+/* Core is done: now pg_class can be told */
+static void
+tell_index_rows(void)
+{
+	List	   *list = index_rows;
+	ListCell   *lc;
+
+	index_rows = NIL;
+	if (list != NIL)
+		CommandCounterIncrement();
+	foreach(lc, list)
+	{
+		IndexRows  *rows = lfirst(lc);
+		Relation	index = try_relation_open(rows->indexid, AccessShareLock);
+
+		if (index == NULL)
+			continue;
+		cmek_update_index_stats(index, RelationGetNumberOfBlocks(index),
+								rows->rows);
+		relation_close(index, NoLock);
+	}
 }
 
 /* Forget the ANALYZE */
@@ -470,6 +550,7 @@ compute(void *arg)
 	if (a->nrows > 0 && can_seal(tables))
 	{
 		stats_compute(a->plan, rel, a->rows, a->nrows, totalrows, tables);
+		note_index_rows(a->plan);
 		if (a->inherited)
 			delete_core_inherited(a->relid, RelationGetDescr(rel)->natts);
 		CommandCounterIncrement();
@@ -546,10 +627,16 @@ static void
 at_xact_end(XactEvent event, void *arg)
 {
 	if (event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PRE_PREPARE)
+	{
 		finish();
+		tell_index_rows();
+	}
 	else if (event == XACT_EVENT_ABORT)
-		/* its memory goes with the transaction */
+	{
+		/* their memory goes with the transaction */
 		analysis = NULL;
+		index_rows = NIL;
+	}
 }
 
 /* End of a subtransaction: what it began has come to nothing */
@@ -574,22 +661,23 @@ collect_utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 {
 	ProcessUtility_hook_type next = previous_utility ? previous_utility :
 		standard_ProcessUtility;
-	VacuumStmt *outer = statement;
+	List	   *outer = named;
 
 	if (!IsA(pstmt->utilityStmt, VacuumStmt))
 	{
 		next(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest, qc);
 		return;
 	}
-	statement = (VacuumStmt *) pstmt->utilityStmt;
 	PG_TRY();
 	{
+		named = find_named((VacuumStmt *) pstmt->utilityStmt);
 		next(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest, qc);
 		finish();
+		tell_index_rows();
 	}
 	PG_FINALLY();
 	{
-		statement = outer;
+		named = outer;
 	}
 	PG_END_TRY();
 }

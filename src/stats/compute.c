@@ -129,7 +129,7 @@ plan_index(StatsIndex *plan, Relation index, bool expressions)
 
 	plan->indexid = RelationGetRelid(index);
 	plan->partial = info->ii_Predicate != NIL;
-	plan->fraction = 1.0;
+	plan->rows = -1;
 	plan->atts = palloc(sizeof(VacAttrStats *) * info->ii_NumIndexAttrs);
 	for (int i = 0; expressions && i < info->ii_NumIndexAttrs; i++)
 	{
@@ -315,7 +315,7 @@ compute_index(StatsIndex *plan, Relation rel, HeapTuple *rows, int nrows,
 	index = index_open(plan->indexid, AccessShareLock);
 	evaluate_index(plan, rel, BuildIndexInfo(index), rows, nrows, &kept);
 	index_close(index, NoLock);
-	plan->fraction = (double) kept.nrows / nrows;
+	plan->rows = ceil((double) kept.nrows / nrows * totalrows);
 	for (int i = 0; i < plan->natts && kept.nrows > 0; i++)
 	{
 		VacAttrStats *stats = plan->atts[i];
@@ -325,7 +325,7 @@ compute_index(StatsIndex *plan, Relation rel, HeapTuple *rows, int nrows,
 		stats->exprnulls = kept.nulls + i;
 		stats->rowstride = plan->natts;
 		stats->compute_stats(stats, fetch_expression, kept.nrows,
-							 ceil(plan->fraction * totalrows));
+							 plan->rows);
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(scratch);
 	}

@@ -29,7 +29,7 @@ typedef struct StatsIndex
 	int			natts;			/* analyzable expression columns */
 	VacAttrStats **atts;
 	bool		partial;
-	double		fraction;		/* of the sample that is in the index */
+	double		rows;			/* -1, or how many a partial one has */
 } StatsIndex;
 
 typedef struct StatsPlan

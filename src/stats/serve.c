@@ -122,7 +122,27 @@ keys_are_good(const Column *column)
 	return true;
 }
 
-/* Key rings were emptied: what their keys opened goes, too */
+/* Free what was thrown away */
+static void
+free_discarded(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, discarded)
+	{
+		HeapTuple	row = lfirst(lc);
+
+		cmek_cleanse(row->t_data, row->t_len);
+		pfree(row);
+	}
+	list_free(discarded);
+	discarded = NIL;
+}
+
+/*
+ * Key rings were emptied at the end of a transaction: what their keys opened
+ * goes, too
+ */
 static void
 rings_swept(void)
 {
@@ -139,27 +159,17 @@ rings_swept(void)
 				discard_columns(entry);
 				break;
 			}
+	free_discarded();
 }
 
 /* End of a transaction: nobody holds a row any more */
 static void
 at_xact_end(XactEvent event, void *arg)
 {
-	ListCell   *lc;
-
-	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT &&
-		event != XACT_EVENT_PREPARE && event != XACT_EVENT_PARALLEL_COMMIT &&
-		event != XACT_EVENT_PARALLEL_ABORT)
-		return;
-	foreach(lc, discarded)
-	{
-		HeapTuple	row = lfirst(lc);
-
-		cmek_cleanse(row->t_data, row->t_len);
-		pfree(row);
-	}
-	list_free(discarded);
-	discarded = NIL;
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT ||
+		event == XACT_EVENT_PREPARE || event == XACT_EVENT_PARALLEL_COMMIT ||
+		event == XACT_EVENT_PARALLEL_ABORT)
+		free_discarded();
 }
 
 /* The entry of a relation, as it is now */
@@ -221,19 +231,16 @@ add_column(Served *entry, const StatsName *name)
 	return column;
 }
 
-/* Put an opened row into the cache */
+/* Put an opened row into the cache, in its memory */
 static void
-keep_row(Served *entry, const StatsSealed *sealed, HeapTuple kept)
+keep_row(Served *entry, const StatsSealed *sealed, CmekKeyRing **rings,
+		 HeapTuple kept)
 {
-	CmekKeyRing **rings = MemoryContextAlloc(context, sizeof(CmekKeyRing *) *
-											 sealed->ntables);
-	Column	   *column;
+	Column	   *column = add_column(entry, &sealed->name);
+	Size		size = sizeof(CmekKeyRing *) * sealed->ntables;
 
-	for (int i = 0; i < sealed->ntables; i++)
-		rings[i] = stats_ring(sealed->tables[i]);
-	column = add_column(entry, &sealed->name);
 	column->row = kept;
-	column->rings = rings;
+	column->rings = memcpy(MemoryContextAlloc(context, size), rings, size);
 	column->nrings = sealed->ntables;
 }
 
@@ -250,9 +257,15 @@ static void
 open_column(void *arg)
 {
 	Opening    *opening = arg;
-	HeapTuple	opened = stats_open(&opening->sealed);
-	MemoryContext old = MemoryContextSwitchTo(context);
+	StatsSealed *sealed = &opening->sealed;
+	CmekKeyRing **rings = palloc(sizeof(CmekKeyRing *) * sealed->ntables);
+	HeapTuple	opened = stats_open(sealed);
+	MemoryContext old;
 
+	/* all that can fail comes before the copy that nobody else would free */
+	for (int i = 0; i < sealed->ntables; i++)
+		rings[i] = stats_ring(sealed->tables[i]);
+	old = MemoryContextSwitchTo(context);
 	if (opened != NULL)
 	{
 		opening->row = heap_copytuple(opened);
@@ -260,7 +273,7 @@ open_column(void *arg)
 	}
 	/* news may have come meanwhile: then it is good for this plan only */
 	if (opening->entry->invalidations == opening->before)
-		keep_row(opening->entry, &opening->sealed, opening->row);
+		keep_row(opening->entry, sealed, rings, opening->row);
 	else if (opening->row != NULL)
 		discarded = lappend(discarded, opening->row);
 	MemoryContextSwitchTo(old);
