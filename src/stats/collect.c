@@ -450,6 +450,7 @@ open_sample(Analysis *a, Relation root, Sample *sample)
 
 		CHECK_FOR_INTERRUPTS();
 		row = cmek_heap_try_open(rel, sample->rows[i]);
+		heap_freetuple(sample->rows[i]);
 		if (row == NULL)
 			continue;
 		a->rows[a->nrows++] = row;
