@@ -112,20 +112,28 @@ direct_parents(Oid relid)
 	return parents;
 }
 
-/* Remove the statistics of all ancestors, which are taken from its rows too */
-static void
-forget_statistics_of_ancestors(Oid relid)
+/* See heap.h. */
+List *
+cmek_heap_ancestors(Oid relid)
 {
 	List	   *relids = direct_parents(relid);
 
 	/* the list grows while we walk it */
 	for (int i = 0; i < list_length(relids); i++)
-	{
-		Oid			ancestor = list_nth_oid(relids, i);
+		relids = list_concat_unique_oid(relids,
+										direct_parents(list_nth_oid(relids, i)));
+	return relids;
+}
 
-		forget_statistics_of(ancestor);
-		relids = list_concat_unique_oid(relids, direct_parents(ancestor));
-	}
+/* Remove the statistics of all ancestors, which are taken from its rows too */
+static void
+forget_statistics_of_ancestors(Oid relid)
+{
+	List	   *relids = cmek_heap_ancestors(relid);
+	ListCell   *lc;
+
+	foreach(lc, relids)
+		forget_statistics_of(lfirst_oid(lc));
 	list_free(relids);
 }
 

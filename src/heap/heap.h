@@ -60,6 +60,9 @@ extern PGDLLIMPORT const CmekAnalyzeHooks *cmek_analyze_hooks;
 /* The logical row of a sealed one, palloc'd; NULL when it does not open */
 extern HeapTuple cmek_heap_try_open(Relation rel, HeapTuple sealed);
 
+/* All that a relation is a partition or an inheritance child of */
+extern List *cmek_heap_ancestors(Oid relid);
+
 /*
  * Remove planner statistics of a table that is sealed, or about to be, and of
  * its ancestors; was there one of the table's own?

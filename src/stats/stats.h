@@ -16,6 +16,12 @@
  */
 extern void cmek_stats_forget(Oid relid);
 
+/*
+ * Delete the sealed statistics of all that a table is a partition or a child
+ * of: they are sealed for the KMS key that it had.
+ */
+extern void cmek_stats_forget_ancestors(Oid relid);
+
 /* Hooks; called once by _PG_init, after the heap's */
 extern void cmek_stats_init(void);
 

@@ -523,6 +523,18 @@ cmek_stats_forget(Oid relid)
 	table_close(rel, RowExclusiveLock);
 }
 
+/* See stats.h. */
+void
+cmek_stats_forget_ancestors(Oid relid)
+{
+	List	   *relids = cmek_heap_ancestors(relid);
+	ListCell   *lc;
+
+	foreach(lc, relids)
+		stats_delete_inherited(lfirst_oid(lc));
+	list_free(relids);
+}
+
 /* Is a row sealed by a key of this table? */
 static bool
 is_sealed_by(const StatsSealed *row, Oid relid)
