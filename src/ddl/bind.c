@@ -317,6 +317,8 @@ cmek_bind_move(const CmekClass *cls, const CmekKeys *keys)
 		cmek_keys_rewrap(cls->relid, serverid, replicas);
 	else if (!bind_same_replicas(&old, keys))
 		cmek_keys_set_replicas(cls->relid, replicas);
+	if (moves || !bind_same_replicas(&old, keys))
+		cmek_stats_forget_ancestors(cls->relid);
 }
 
 /* What a table's keys become by ALTER TABLE: what is not asked for stays */

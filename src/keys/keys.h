@@ -232,6 +232,8 @@ extern Oid	cmek_find_relation(const char *name);
 extern bool cmek_table_is_bound(Oid relid);
 /* The name of the KMS key that its newest table key names; NULL: it has none */
 extern char *cmek_table_server(Oid relid);
+/* The same with those that it has replica wrappings of, as one text */
+extern char *cmek_table_servers(Oid relid);
 
 /* ----------
  * Making and moving keys (called by ddl/).  They write cmek.table_key,

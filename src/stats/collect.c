@@ -464,7 +464,7 @@ open_sample(Analysis *a, Relation root, Sample *sample)
 	relation_close(rel, NoLock);
 }
 
-/* One table for each KMS key that the rows are sealed by */
+/* One table for each KMS key, or set of replicas, that the rows are sealed by */
 static List *
 tables_of_keys(const Analysis *a)
 {
@@ -482,7 +482,7 @@ tables_of_keys(const Analysis *a)
 		if (sample->nrows == 0)
 			continue;
 		server = get_rel_persistence(sample->relid) == RELPERSISTENCE_TEMP ?
-			NULL : cmek_table_server(sample->relid);
+			NULL : cmek_table_servers(sample->relid);
 		if (server == NULL)
 			server = "";
 		foreach(lc2, servers)

@@ -72,6 +72,10 @@ for (1 .. 100) { last if expected($session, $query) eq '300'; select(undef, unde
 is(expected($session, $query), '300', 'with the key come the statistics');
 sql("SELECT cmek.resume_key('k2')");
 is(sql("SELECT count(*) FROM cmek.stats WHERE tablename = 'p'"), '2', 'and those of the tree with both');
+sql("ALTER TABLE p2 SET (cmek.key = 'cmek_service_key')");
+is(sql("SELECT count(*) FROM cmek.statistic WHERE relid = 'p'::regclass"), '0', 'a partition gets a third key: they are gone');
+sql('ANALYZE p');
+is(sql("SELECT count(*) FROM cmek.stats WHERE tablename = 'p'"), '2', 'till the next ANALYZE');
 
 # Switched and renewed keys
 sql("ALTER TABLE t SET (cmek.key = 'k2')");
