@@ -358,7 +358,7 @@ extern bool cmek_is_preloaded(void);
 extern void cmek_require_preload(void);
 
 /*
- * keeper.c: a worker of ours, named as its type, that begins when recovery has
+ * bgworker.c: a worker of ours, named as its type, that begins when recovery has
  * finished and is not started again; the caller changes what is different.  It
  * may connect to a database when "connects".
  */
@@ -366,6 +366,8 @@ struct BackgroundWorker;
 extern void cmek_bgworker_fill(struct BackgroundWorker *worker,
 							   const char *type, const char *main,
 							   bool connects);
+/* Be the bootstrap superuser, whatever the database's settings say */
+extern void cmek_bgworker_pin_settings(void);
 
 /* Settings, hooks for shared memory, workers; called once by _PG_init */
 extern void cmek_keys_init(void);
