@@ -189,6 +189,33 @@ typedef struct CmekAzureWrapAad
 #define CMEK_KMS_AAD_LEN (15 + 36)
 
 /*
+ * A table key wrapped by cmek_pkcs11 or cmek_kmip: AES-GCM of the key at the
+ * provider, with the text above as associated data.
+ */
+#define CMEK_HSM_IV_LEN 12
+#define CMEK_HSM_TAG_LEN 16
+
+typedef struct CmekHsmBlob
+{
+	uint8		iv[CMEK_HSM_IV_LEN];
+	uint8		ciphertext[CMEK_KEY_LEN];
+	uint8		tag[CMEK_HSM_TAG_LEN];
+} CmekHsmBlob;
+
+/*
+ * <data_directory>.cmek/refused_pins: this header, then for each PIN that a
+ * token refused HMAC-SHA256 under the salt of module, token and PIN.
+ */
+#define CMEK_REFUSED_PIN_MAGIC "cmek refused PIN"
+#define CMEK_REFUSED_PIN_LEN 32
+
+typedef struct CmekRefusedPins
+{
+	char		magic[16];
+	uint8		salt[CMEK_REFUSED_PIN_LEN];
+} CmekRefusedPins;
+
+/*
  * A secret option of a user mapping, in the catalog:
  *
  *	 cmek-sealed:1:<fingerprint of the service key>:<base64>
@@ -219,6 +246,7 @@ typedef struct CmekOptionAad
  *	 ROWS	rows, each length 4 | sealed row from its DEK id on
  *	 TAIL	CmekSnapTail
  *
+ * HEAD and DEFN have at most 16 MB, other blocks 512 kB, as they are in the file.
  * CHNK and ROWS blocks come as often as it takes.  With a backup key the
  * payloads of DEFN, CHNK and ROWS are nonce | ciphertext | tag under it,
  * AAD CmekSnapAad.
@@ -295,6 +323,8 @@ StaticAssertDecl(sizeof(CmekWrapAad) == 40, "wrap AAD has no padding");
 
 StaticAssertDecl(sizeof(CmekChainAad) == 96, "chain AAD has no padding");
 StaticAssertDecl(sizeof(CmekFileWrapAad) == 48, "file wrap AAD has no padding");
+StaticAssertDecl(sizeof(CmekHsmBlob) == 60, "wrapped key of an HSM has no padding");
+StaticAssertDecl(sizeof(CmekRefusedPins) == 48, "header of refused PINs has no padding");
 StaticAssertDecl(sizeof(CmekAzureBlobHeader) == 36, "Azure blob header has no padding");
 StaticAssertDecl(sizeof(CmekAzureWrapAad) == 84, "Azure wrap AAD has no padding");
 StaticAssertDecl(sizeof(CmekOptionAad) == 32 + 2 * NAMEDATALEN, "option AAD has no padding");

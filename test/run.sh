@@ -18,6 +18,9 @@
 # own; 075 asks at random with sqlsmith; hvac is a client of Vault that was not
 # written here
 optional_packages="pgbackrest barman sqlsmith python3-hvac libfaketime"
+# 100-102: SoftHSM and another client of it, a KMIP server, the declarations of
+# PKCS#11 to compare ours with
+optional_packages="$optional_packages softhsm2 python3-pykcs11 python3-pykmip libp11-kit-dev"
 
 # xz-utils: 076_ages unpacks data directories
 # shellcheck disable=SC2046

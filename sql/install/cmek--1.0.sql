@@ -598,6 +598,21 @@ GRANT USAGE ON FOREIGN DATA WRAPPER cmek_azure TO @extowner@ WITH GRANT OPTION;
 -- Whoever owns the extension hands the use of the wrappers on
 GRANT USAGE ON FOREIGN DATA WRAPPER cmek_gcp, cmek_vault TO @extowner@ WITH GRANT OPTION;
 
+CREATE FUNCTION cmek.kmip_validator(options text[], catalog oid) RETURNS void
+	LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'cmek_kmip_validator';
+REVOKE ALL ON FUNCTION cmek.kmip_validator(text[], oid) FROM PUBLIC;
+CREATE FOREIGN DATA WRAPPER cmek_kmip VALIDATOR cmek.kmip_validator;
+COMMENT ON FOREIGN DATA WRAPPER cmek_kmip IS
+	'cmek: KMS keys of a key server that speaks KMIP';
+
+CREATE FUNCTION cmek.pkcs11_validator(options text[], catalog oid) RETURNS void
+	LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'cmek_pkcs11_validator';
+REVOKE ALL ON FUNCTION cmek.pkcs11_validator(text[], oid) FROM PUBLIC;
+CREATE FOREIGN DATA WRAPPER cmek_pkcs11 VALIDATOR cmek.pkcs11_validator;
+COMMENT ON FOREIGN DATA WRAPPER cmek_pkcs11 IS
+	'cmek: KMS keys in an HSM, by its PKCS#11 module';
+GRANT USAGE ON FOREIGN DATA WRAPPER cmek_kmip, cmek_pkcs11 TO @extowner@ WITH GRANT OPTION;
+
 CREATE FUNCTION cmek.check_key(name name, OUT step text, OUT ok bool,
 	OUT code text, OUT detail text, OUT hint text) RETURNS SETOF record
 	LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE

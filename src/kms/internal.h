@@ -37,6 +37,10 @@ extern const CmekKmsProvider cmek_gcp_provider;
 extern const CmekKmsProvider cmek_vault_provider;
 extern void cmek_gcp_init(void);
 
+/* kmip.c, pkcs11.c */
+extern const CmekKmsProvider cmek_kmip_provider;
+extern const CmekKmsProvider cmek_pkcs11_provider;
+
 /* azure.c, azureidentity.c */
 extern const CmekKmsProvider cmek_azure_provider;
 extern void cmek_azure_init(void);

@@ -26,6 +26,8 @@ static const CmekKmsProvider *const providers[] = {
 	&cmek_aws_provider,
 	&cmek_gcp_provider,
 	&cmek_vault_provider,
+	&cmek_kmip_provider,
+	&cmek_pkcs11_provider,
 	&cmek_azure_provider,
 };
 

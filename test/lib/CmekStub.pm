@@ -29,7 +29,7 @@ sub spew
 	return $file;
 }
 
-# Start NAME_stub.py.  Options: cert, key (TLS), init (orders), env
+# Start NAME_stub.py.  Options: cert, key (TLS), init (orders), args
 sub start_stub
 {
 	my ($name, %options) = @_;
@@ -39,6 +39,7 @@ sub start_stub
 
 	push @args, '--cert', $options{cert}, '--key', $options{key} if $options{cert};
 	push @args, '--init', spew("$dir/init", encode_json($options{init})) if $options{init};
+	push @args, @{ $options{args} } if $options{args};
 	my $pid = fork() // BAIL_OUT("could not fork: $!");
 	if ($pid == 0)
 	{

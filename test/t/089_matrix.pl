@@ -2,7 +2,7 @@
 # away and given back.  One postmaster, until the restart at the end.
 #
 # file; AWS KMS (moto); Google Cloud KMS, Vault and Azure Key Vault (stubs that
-# real clients check, 086, 087 and 104).
+# real clients check, 086, 087 and 104); an HSM (SoftHSM); a KMIP server (PyKMIP).
 
 use strict;
 use warnings;
@@ -15,6 +15,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use CmekTest;
 use CmekStub;
+use CmekHsm;
 
 delete @ENV{ grep { /^AWS_/ } keys %ENV };
 $ENV{AWS_EC2_METADATA_DISABLED} = 'true';
@@ -22,6 +23,7 @@ $ENV{PYTHONPATH} = join(':', grep { defined && length } $ENV{CMEK_MOTO}, $ENV{PY
 my $have_moto = system("/usr/bin/python3 -c 'import moto' >/dev/null 2>&1") == 0;
 
 my $dir = PostgreSQL::Test::Utils::tempdir();
+my $hsm = have_softhsm() ? softhsm() : undef;
 my $node = cmek_node('matrix', config => [ 'autovacuum = off', "cmek.kms_timeout = '5s'" ]);
 
 sub sql { return $node->safe_psql('postgres', $_[0]) }
@@ -80,6 +82,28 @@ if ($have_moto)
 		CREATE USER MAPPING FOR PUBLIC SERVER aws OPTIONS (access_key_id '$user->{id}', secret_access_key '$user->{secret}')});
 	$kms{aws} = { away => sub { $aws->tell('state', arn => $key, state => 'Disabled') },
 		back => sub { $aws->tell('state', arn => $key, state => 'Enabled') }, code => 'DisabledException' };
+}
+
+# ---- HSM ----
+if ($hsm)
+{
+	sql("CREATE SERVER hsm FOREIGN DATA WRAPPER cmek_pkcs11 OPTIONS (module '@{[$hsm->module]}', token 'tok', key 'k');
+		CREATE USER MAPPING FOR PUBLIC SERVER hsm OPTIONS (pin '1234')");
+	$kms{hsm} = { away => sub { $hsm->client('rename', 'k', 'away') }, back => sub { $hsm->client('rename', 'away', 'k') },
+		code => 'KeyNotFound' };
+}
+
+# ---- KMIP ----
+if (have_pykmip())
+{
+	my $files = kmip_files();
+	my $kmip = start_kmip($files);
+	my $key = $kmip->tell('key');
+	sql("CREATE SERVER kmip FOREIGN DATA WRAPPER cmek_kmip
+			OPTIONS (hosts '127.0.0.1:@{[$kmip->port]}', key_id '$key', ca_file '$files/ca.pem');
+		CREATE USER MAPPING FOR PUBLIC SERVER kmip OPTIONS (cert_file '$files/client.pem', key_file '$files/client.key')");
+	$kms{kmip} = { away => sub { $kmip->tell('state', uid => $key, state => 3) },
+		back => sub { $kmip->tell('state', uid => $key, state => 2) }, code => 'StateDeactivated' };
 }
 my @all = sort keys %kms;
 note 'providers: ', join(', ', @all);
@@ -142,7 +166,7 @@ is(sql("SELECT count(*) FROM cmek.tables"), @all * @all, 'of all tables');
 SKIP:
 {
 	skip 'no moto: AWS is not among them', 1 unless $have_moto;
-	is(scalar(@all), 5, 'all providers were there');
+	is(scalar(@all), 5 + !!$hsm + !!$kms{kmip}, 'all providers were there');
 }
 $node->stop;
 done_testing();
