@@ -23,9 +23,10 @@
  */
 #if PG_VERSION_NUM >= 160000
 
-#define CMEK_ATTRS_HOT_BLOCKING INDEX_ATTR_BITMAP_HOT_BLOCKING
-#define CMEK_ATTRS_SUMMARIZED(rel) \
-	RelationGetIndexAttrBitmap(rel, INDEX_ATTR_BITMAP_SUMMARIZED)
+/* the sets of indexed columns that a relation keeps, once it was asked for one */
+#define CMEK_INDEX_ATTRS_KNOWN(rel) ((rel)->rd_attrsvalid)
+#define CMEK_ATTRS_HOT_BLOCKING(rel) ((rel)->rd_hotblockingattr)
+#define CMEK_ATTRS_SUMMARIZED(rel) ((rel)->rd_summarizedattr)
 #define CMEK_CLEAR_INDEX_ATTRS(rel) \
 	((rel)->rd_attrsvalid = true, \
 	 (rel)->rd_hotblockingattr = NULL, (rel)->rd_summarizedattr = NULL, \
@@ -42,7 +43,8 @@ typedef TU_UpdateIndexes CmekUpdateIndexes;
 
 #else							/* 15 */
 
-#define CMEK_ATTRS_HOT_BLOCKING INDEX_ATTR_BITMAP_ALL
+#define CMEK_INDEX_ATTRS_KNOWN(rel) ((rel)->rd_indexattr != NULL)
+#define CMEK_ATTRS_HOT_BLOCKING(rel) ((rel)->rd_indexattr)
 #define CMEK_ATTRS_SUMMARIZED(rel) ((Bitmapset *) NULL)
 #define CMEK_CLEAR_INDEX_ATTRS(rel) \
 	((rel)->rd_indexattr = NULL, \
