@@ -23,9 +23,10 @@
  */
 #if PG_VERSION_NUM >= 160000
 
-#define CMEK_ATTRS_HOT_BLOCKING INDEX_ATTR_BITMAP_HOT_BLOCKING
-#define CMEK_ATTRS_SUMMARIZED(rel) \
-	RelationGetIndexAttrBitmap(rel, INDEX_ATTR_BITMAP_SUMMARIZED)
+/* the sets of indexed columns that a relation keeps, once it was asked for one */
+#define CMEK_INDEX_ATTRS_KNOWN(rel) ((rel)->rd_attrsvalid)
+#define CMEK_ATTRS_HOT_BLOCKING(rel) ((rel)->rd_hotblockingattr)
+#define CMEK_ATTRS_SUMMARIZED(rel) ((rel)->rd_summarizedattr)
 #define CMEK_CLEAR_INDEX_ATTRS(rel) \
 	((rel)->rd_attrsvalid = true, \
 	 (rel)->rd_hotblockingattr = NULL, (rel)->rd_summarizedattr = NULL, \
@@ -42,7 +43,8 @@ typedef TU_UpdateIndexes CmekUpdateIndexes;
 
 #else							/* 15 */
 
-#define CMEK_ATTRS_HOT_BLOCKING INDEX_ATTR_BITMAP_ALL
+#define CMEK_INDEX_ATTRS_KNOWN(rel) ((rel)->rd_indexattr != NULL)
+#define CMEK_ATTRS_HOT_BLOCKING(rel) ((rel)->rd_indexattr)
 #define CMEK_ATTRS_SUMMARIZED(rel) ((Bitmapset *) NULL)
 #define CMEK_CLEAR_INDEX_ATTRS(rel) \
 	((rel)->rd_indexattr = NULL, \
@@ -173,11 +175,28 @@ typedef bool CmekUpdateIndexes;
 	SearchSysCacheCopy1(RELOID, ObjectIdGetDatum(relid))
 #define cmek_class_unlock(pg_class, tid) ((void) (tid))
 #endif
-/* 19 hands out index routines that nobody may change */
+/*
+ * 19 hands out index routines that nobody may change, and that live as long as
+ * the process; before, they are the caller's
+ */
+#include "access/amapi.h"
 #if PG_VERSION_NUM >= 190000
 #define CMEK_INDEX_ROUTINE const IndexAmRoutine
+static inline IndexAmRoutine *
+cmek_own_index_routine(const void *stock)
+{
+	static IndexAmRoutine own;
+
+	own = *(const IndexAmRoutine *) stock;
+	return &own;
+}
 #else
 #define CMEK_INDEX_ROUTINE IndexAmRoutine
+static inline IndexAmRoutine *
+cmek_own_index_routine(void *stock)
+{
+	return (IndexAmRoutine *) stock;
+}
 #endif
 #if PG_VERSION_NUM >= 160000
 #define CMEK_FIRST_FILE_SUBID(rel) ((rel)->rd_firstRelfilelocatorSubid)

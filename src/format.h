@@ -91,11 +91,12 @@ typedef struct CmekSealedHeader
 
 /*
  * Associated data.  Each struct is hashed as it lies in memory, so it must
- * have no padding.
+ * have no padding.  Those of rows and index keys are one block of AES long,
+ * and do not repeat the DEK id: it chooses the key, and under another key
+ * nothing authenticates (crypto/README).
  */
 typedef struct CmekRowAad
 {
-	uint32		dek_id;
 	uint8		structure[CMEK_UUID_LEN];
 } CmekRowAad;
 
@@ -110,8 +111,7 @@ typedef struct CmekChunkAad
 
 typedef struct CmekIndexAad
 {
-	uint32		dek_id;
-	uint8		structure[CMEK_UUID_LEN];
+	uint8		structure[CMEK_UUID_LEN - sizeof(uint32)];	/* its head */
 	uint32		column;			/* from 1; CMEK_INDEX_INCLUDED added */
 } CmekIndexAad;
 
@@ -246,6 +246,7 @@ typedef struct CmekOptionAad
  *	 ROWS	rows, each length 4 | sealed row from its DEK id on
  *	 TAIL	CmekSnapTail
  *
+ * HEAD and DEFN have at most 16 MB, other blocks 512 kB, as they are in the file.
  * CHNK and ROWS blocks come as often as it takes.  With a backup key the
  * payloads of DEFN, CHNK and ROWS are nonce | ciphertext | tag under it,
  * AAD CmekSnapAad.
@@ -315,9 +316,9 @@ StaticAssertDecl(CMEK_ROW_CLEAR == 18, "the MVCC part of a tuple header is 18 by
 StaticAssertDecl(CMEK_ROW_HOFF == 24, "a sealed row has 24 bytes of header");
 StaticAssertDecl(sizeof(CmekSealedHeader) == 16, "sealed header");
 StaticAssertDecl(CMEK_SEAL_OVERHEAD == 32, "seal overhead");
-StaticAssertDecl(sizeof(CmekRowAad) == 20, "row AAD has no padding");
+StaticAssertDecl(sizeof(CmekRowAad) == 16, "row AAD is one block");
 StaticAssertDecl(sizeof(CmekChunkAad) == 32, "chunk AAD has no padding");
-StaticAssertDecl(sizeof(CmekIndexAad) == 24, "index AAD has no padding");
+StaticAssertDecl(sizeof(CmekIndexAad) == 16, "index AAD is one block");
 StaticAssertDecl(sizeof(CmekWrapAad) == 40, "wrap AAD has no padding");
 
 StaticAssertDecl(sizeof(CmekChainAad) == 96, "chain AAD has no padding");

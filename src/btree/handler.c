@@ -19,7 +19,7 @@ PG_FUNCTION_INFO_V1(cmek_btree_handler);
 Datum
 cmek_btree_handler(PG_FUNCTION_ARGS)
 {
-	IndexAmRoutine *am = (IndexAmRoutine *) DatumGetPointer(bthandler(fcinfo));
+	IndexAmRoutine *am = cmek_own_index_routine(DatumGetPointer(bthandler(fcinfo)));
 
 	am->ambuild = bt_build;
 	am->ambuildempty = bt_buildempty;
@@ -27,7 +27,6 @@ cmek_btree_handler(PG_FUNCTION_ARGS)
 	am->ambulkdelete = bt_bulkdelete;
 	am->amvacuumcleanup = bt_vacuumcleanup;
 	am->amoptions = bt_options;
-	am->amcostestimate = bt_costestimate;
 	bt_scan_set_callbacks(am);
 	CMEK_NO_PARALLEL_BUILD(am);
 	PG_RETURN_POINTER(am);

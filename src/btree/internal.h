@@ -59,6 +59,9 @@ typedef struct BtColumn
 	Oid			collation;
 	FmgrInfo	compare;		/* opcintype, opcintype */
 	BtProc	   *others;
+	/* its associated data, for the DEK of this id; -1: not made yet */
+	int64		aad_dek;
+	CmekIndexAad aad;
 } BtColumn;
 
 /* A sealed index, as this backend knows it */
@@ -205,10 +208,6 @@ extern IndexBulkDeleteResult *bt_bulkdelete(IndexVacuumInfo *info,
 extern IndexBulkDeleteResult *bt_vacuumcleanup(IndexVacuumInfo *info,
 											   IndexBulkDeleteResult *stats);
 extern void bt_scan_set_callbacks(IndexAmRoutine *am);
-extern void bt_costestimate(struct PlannerInfo *root, struct IndexPath *path,
-							double loop_count, Cost *startup, Cost *total,
-							Selectivity *selectivity, double *correlation,
-							double *pages);
 extern IndexTuple bt_scan_entry(IndexScanDesc scan);
 extern IndexTuple bt_open_tuple(BtIndex *index, TupleDesc desc,
 								IndexTuple sealed);

@@ -100,7 +100,8 @@ cmek_label_parse_keys(const char *label, CmekKeys *keys)
 	keys->key = linitial(names);
 	if (replicas == NULL)
 		return true;
-	return strncmp(replicas, LABEL_REPLICAS, strlen(LABEL_REPLICAS)) == 0 &&
+	return label_separator(replicas) == NULL &&
+		strncmp(replicas, LABEL_REPLICAS, strlen(LABEL_REPLICAS)) == 0 &&
 		SplitIdentifierString(replicas + strlen(LABEL_REPLICAS), ',',
 							  &keys->replicas) &&
 		keys->replicas != NIL;

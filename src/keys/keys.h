@@ -45,9 +45,8 @@ typedef enum CmekStructureKind
 /* One data key, opened */
 typedef struct CmekDek
 {
-	/* these two lie as in CmekRowAad, so that no row needs a copy of them */
 	uint32		id;				/* 0: the backend's key of temporary tables */
-	uint8		structure[CMEK_UUID_LEN];
+	uint8		structure[CMEK_UUID_LEN];	/* as in CmekRowAad */
 	CmekStructureKind kind;
 	bool		current;		/* new values are sealed with it */
 	CmekAead   *aead;
@@ -58,10 +57,6 @@ typedef struct CmekDek
 	int64		seals_left;		/* of what this backend has reserved */
 	int64		seals_step;		/* what it reserved last */
 } CmekDek;
-
-StaticAssertDecl(offsetof(CmekDek, id) == 0 &&
-				 offsetof(CmekDek, structure) == offsetof(CmekRowAad, structure),
-				 "a data key begins with the associated data of its rows");
 
 typedef struct CmekKeyRing
 {

@@ -38,7 +38,7 @@
 /* How often a key may be pushed out of the cache while it is wrapped */
 #define WRAP_ATTEMPTS 5
 
-char	   *cmek_local_keys = NULL;
+static char *cmek_local_keys = NULL;
 
 /* ----------
  * Opening

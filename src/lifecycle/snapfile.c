@@ -27,8 +27,9 @@
 
 /* Rows and chunks are gathered to blocks of about this size */
 #define BLOCK_FILL (256 * 1024)
-/* No block is longer: of JSON, mostly */
-#define BLOCK_MAX (64 * 1024 * 1024)
+/* None of them is longer, and no block of JSON than that */
+#define BLOCK_MAX (2 * BLOCK_FILL)
+#define JSON_MAX (16 * 1024 * 1024)
 
 struct CmekSnapWriter
 {
@@ -94,6 +95,14 @@ block_aad(const char *type, uint32 number)
 	return aad;
 }
 
+/* How long a block of a type may be: JSON takes some 30 times as much memory. */
+static uint32
+longest_block(const char *type)
+{
+	return memcmp(type, "HEAD", 4) == 0 || memcmp(type, "DEFN", 4) == 0 ?
+		JSON_MAX : BLOCK_MAX;
+}
+
 /* The checksum of a block. */
 static uint32
 block_crc(const CmekSnapBlock *header, const void *payload)
@@ -140,7 +149,7 @@ put_block(CmekSnapWriter *w, const char *type, const void *payload, Size len)
 {
 	CmekSnapBlock header = {{0}, len, 0, 0};
 
-	if (len > BLOCK_MAX)
+	if (len > longest_block(type))
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("the definition of the table is too long for a snapshot")));
@@ -362,7 +371,7 @@ read_block(CmekSnapReader *r)
 	CmekSnapBlock header;
 
 	get(r, &header, sizeof(header));
-	if (header.length > BLOCK_MAX || header.zero != 0)
+	if (header.length > longest_block(header.type) || header.zero != 0)
 		report_damaged(r, "The header of a block is damaged.");
 	resetStringInfo(&r->raw);
 	enlargeStringInfo(&r->raw, header.length);

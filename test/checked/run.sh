@@ -17,6 +17,7 @@
 #
 #   PG_CONFIG          test this version (default: the newest one installed)
 #   CMEK_TEST_ONLY     only tests whose name matches, in each pass
+#   CMEK_CHECKED_PASSES  of test-assert, these passes only
 #   CMEK_CHECKED_SRC   use this unpacked source tree
 #   CMEK_KEEP          keep the private directory
 
@@ -25,7 +26,8 @@
 
 kind=$1
 passes=()
-[ "$kind" = san ] || passes=(wal crash discard)
+# shellcheck disable=SC2206
+[ "$kind" = san ] || passes=(${CMEK_CHECKED_PASSES:-wal crash discard})
 [ "$kind" = assert ] || passes=(san)
 
 # CFLAGS of the server; PGXS hands them to our library.  Memory contexts check

@@ -6,7 +6,14 @@
 # method that cannot be sealed holds values in clear.
 
 reviewed=$work/tree/test/core/reviewed.txt
-max_reviewed=15
+
+# How many files of regress may be reviewed: what README.md shows, none to spare
+case $version in
+	15) max_reviewed=11 ;;
+	17) max_reviewed=15 ;;
+	18) max_reviewed=17 ;;
+	*) max_reviewed=10 ;;
+esac
 
 # fold FILE WIDTHS
 fold() {

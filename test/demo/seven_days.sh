@@ -14,7 +14,7 @@ timeline() {
 	sql "SELECT format('   day %s  %s  %s', to_char(extract(epoch FROM e.at - l.at) / $day, '990.0'), rpad(e.event || ' ' || e.outcome, 17),
 			concat_ws(', ', e.\"table\", CASE WHEN e.drop_at IS NOT NULL THEN 'to be dropped on day ' ||
 				to_char(extract(epoch FROM e.drop_at - l.at) / $day, 'FM990.0') END, e.detail))
-		FROM cmek.key_events e, (SELECT max(at) AS at FROM cmek.key_events WHERE event = 'lost' AND key = 'acme') l
+		FROM cmek.key_events e, (SELECT max(at) AS at FROM cmek.key_events WHERE event = 'denied' AND key = 'acme') l
 		WHERE e.at >= l.at AND (e.key = 'acme' OR e.event IN ('drop', 'snapshot', 'restore')) ORDER BY e.id"
 }
 
@@ -40,7 +40,7 @@ fact "cmek.drop_after, cmek.snapshot_retention" "$(sql "SELECT current_setting('
 
 title "The package index of this machine, sealed under a customer's key, with a plain twin"
 (umask 077 && od -An -tx1 -N32 /dev/urandom | tr -d ' \n' >"$work/acme.key")
-awk -f "$work/tree/test/demo/parse.awk" "$work/packages" | head -20000 >"$work/packages.copy"
+awk -f "$work/tree/test/demo/parse.awk" "$work/packages" | sed -n '1,20000p' >"$work/packages.copy"
 sql "CREATE SERVER acme FOREIGN DATA WRAPPER cmek_file OPTIONS (key_file '$work/acme.key');
 	CREATE TABLE packages ($columns) USING cmek_heap WITH (cmek.key = 'acme');
 	CREATE TABLE twin (LIKE packages) USING heap"
@@ -77,7 +77,7 @@ warnings=$(sql "SELECT count(*) FROM cmek.key_events WHERE event = 'warn' AND ke
 printf '   cmek.key_events:\n'
 timeline | awk '{ if (/ warn / && ++n > 4 && n < total - 2) { if (!said++) print "            ... " } else print }' total="$warnings"
 fact "warnings" "$warnings"
-days=$(sql "SELECT extract(epoch FROM d.at - l.at) / $day >= 6.9 FROM (SELECT at FROM cmek.key_events WHERE event = 'lost' AND key = 'acme' ORDER BY id DESC LIMIT 1) l,
+days=$(sql "SELECT extract(epoch FROM d.at - l.at) / $day >= 6.9 FROM (SELECT at FROM cmek.key_events WHERE event = 'denied' AND key = 'acme' ORDER BY id DESC LIMIT 1) l,
 	(SELECT at FROM cmek.key_events WHERE event = 'drop' AND outcome = 'done') d")
 expect "dropped after seven days, not before" "$days" t
 

@@ -15,8 +15,7 @@
 # neither of the twins can see another order of events than the other.  Keepers
 # (a client without transactions) rewrite, vacuum, reseal, rotate and switch.
 #
-# Indexes on sealed tables: 'plain' (cmek.plaintext_indexes = on), 'sealed'
-# (what CREATE INDEX makes by itself), 'none'.
+# Indexes on sealed tables: 'sealed' (what CREATE INDEX makes by itself), 'none'.
 
 package CmekLoad;
 
@@ -36,10 +35,7 @@ my $expected_error = qr/^(?:40P01|40001|55P03|25P02|42P01|42P07|42704|3B001|57P0
 # The settings a load needs
 sub config
 {
-	my ($indexes) = @_;
-
 	return (
-		"cmek.plaintext_indexes = " . ($indexes eq 'plain' ? 'on' : 'off'),
 		"cmek.key_cache_ttl = '1s'", "cmek.kms_grace = '1min'", 'max_prepared_transactions = 20',
 		'shared_buffers = 4MB', 'autovacuum_naptime = 1s', 'autovacuum_vacuum_threshold = 20',
 		'autovacuum_vacuum_cost_delay = 0', 'deadlock_timeout = 100ms', 'max_wal_size = 64MB',
@@ -51,7 +47,7 @@ sub new
 {
 	my ($class, $node, %options) = @_;
 	my $self = bless {
-		node => $node, clients => 3, indexes => 'plain', acknowledged => 0,
+		node => $node, clients => 3, indexes => 'sealed', acknowledged => 0,
 		dir => PostgreSQL::Test::Utils::tempdir(), %options
 	}, $class;
 

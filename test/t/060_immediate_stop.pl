@@ -3,7 +3,7 @@
 #
 #   CMEK_FAULT_ROUNDS   how many stops (5; make test-faults: 50)
 #   CMEK_FAULT_SEED     begin with this seed
-#   CMEK_FAULT_INDEXES  plain, sealed or none: indexes of the sealed tables
+#   CMEK_FAULT_INDEXES  sealed or none: indexes of the sealed tables
 
 use strict;
 use warnings;
@@ -19,11 +19,11 @@ use CmekLoad;
 
 my $rounds = $ENV{CMEK_FAULT_ROUNDS} || 5;
 my $seed = $ENV{CMEK_FAULT_SEED} || int(rand(1e9));
-my $indexes = $ENV{CMEK_FAULT_INDEXES} || 'plain';
+my $indexes = $ENV{CMEK_FAULT_INDEXES} || 'sealed';
 note("seed $seed");
 srand($seed);
 
-my $node = cmek_node('stopped', config => [ CmekLoad::config($indexes) ]);
+my $node = cmek_node('stopped', config => [ CmekLoad::config() ]);
 my $load = CmekLoad->new($node, indexes => $indexes);
 
 for my $round (1 .. $rounds)

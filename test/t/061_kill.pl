@@ -22,12 +22,12 @@ use CmekLoad;
 
 my $rounds = $ENV{CMEK_FAULT_ROUNDS} || 3;
 my $seed = $ENV{CMEK_FAULT_SEED} || int(rand(1e9));
-my $indexes = $ENV{CMEK_FAULT_INDEXES} || 'plain';
+my $indexes = $ENV{CMEK_FAULT_INDEXES} || 'sealed';
 my $patience = $PostgreSQL::Test::Utils::timeout_default;
 note("seed $seed");
 srand($seed);
 
-my $node = cmek_node('killed', config => [ CmekLoad::config($indexes) ]);
+my $node = cmek_node('killed', config => [ CmekLoad::config() ]);
 my $load = CmekLoad->new($node, indexes => $indexes);
 
 # Start statements, one after the other; finish() waits for their end, but not

@@ -18,11 +18,11 @@ use CmekLoad;
 
 my $rounds = $ENV{CMEK_FAULT_ROUNDS} || 3;
 my $seed = $ENV{CMEK_FAULT_SEED} || int(rand(1e9));
-my $indexes = $ENV{CMEK_FAULT_INDEXES} || 'plain';
+my $indexes = $ENV{CMEK_FAULT_INDEXES} || 'sealed';
 note("seed $seed");
 srand($seed);
 
-my $primary = cmek_node('replayed', streaming => 1, config => [ CmekLoad::config($indexes), "wal_keep_size = '4GB'" ]);
+my $primary = cmek_node('replayed', streaming => 1, config => [ CmekLoad::config(), "wal_keep_size = '4GB'" ]);
 $primary->backup('b');
 my $standby = PostgreSQL::Test::Cluster->new('replaying');
 $standby->init_from_backup($primary, 'b', has_streaming => 1);

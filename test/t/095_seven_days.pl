@@ -340,6 +340,9 @@ hide_key($file{s});
 ok(until_counted('s', 5000), 'the primary counts');
 # statements of a standby find the key away, too, for as long
 is(sqlstate($standby, 'SELECT * FROM s'), 'KM001', 'away on the standby, too');
+is(sqlstate($standby, "SELECT cmek.snapshot('s')"), '25006', 'which takes no snapshots');
+is(sqlstate($standby, "SELECT cmek.restore_snapshot('$mine', 'x')"), '25006', 'and restores none');
+is(sqlstate($standby, "SELECT cmek.drop_snapshot('$mine')"), '25006', 'and drops none');
 for (1 .. 25) { sqlstate($standby, 'SELECT * FROM s'); sleep(0.1); }
 $node->backup('later');
 my $seen = sql(q{SELECT denied_ms FROM cmek.key_watch WHERE server = 's'});

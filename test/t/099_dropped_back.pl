@@ -13,7 +13,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use CmekTest;
 
-my $node = cmek_node('primary', config => [ "cmek.drop_after = 'off'", 'autovacuum = off', 'fsync = off' ]);
+my $node = cmek_node('primary', streaming => 1, config => [ "cmek.drop_after = 'off'", 'autovacuum = off', 'fsync = off' ]);
 my $dir = PostgreSQL::Test::Utils::tempdir();
 my $file = new_key_file("$dir/k");
 my $kept = new_key_file("$dir/o");
@@ -37,10 +37,10 @@ sub definitions
 
 	return $n->safe_psql('postgres', "SET search_path = pg_catalog;
 		SELECT c.relname, a.amname, pg_get_indexdef(i.indexrelid), c.reloptions, indisunique, indisprimary, indisexclusion, indimmediate, indisvalid
-		FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am a ON a.oid = c.relam WHERE i.indrelid = '$table'::regclass ORDER BY 1;
-		SELECT conname, contype, convalidated, condeferrable, condeferred, pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = '$table'::regclass ORDER BY 1;
+		FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am a ON a.oid = c.relam WHERE i.indrelid = 'public.$table'::regclass ORDER BY 1;
+		SELECT conname, contype, convalidated, condeferrable, condeferred, pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = 'public.$table'::regclass ORDER BY 1;
 		SELECT attname, attnotnull, attidentity, attgenerated, attstorage, format_type(atttypid, atttypmod), pg_get_expr(adbin, adrelid) FROM pg_attribute
-		LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum WHERE attrelid = '$table'::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum");
+		LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum WHERE attrelid = 'public.$table'::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum");
 }
 
 # Restored; what could not be recreated
@@ -75,7 +75,7 @@ sql(q{SET ROLE alice; SET cmek.default_key = 'k';
 	CREATE UNIQUE INDEX t_partial ON t (days) WHERE yes;
 	ALTER TABLE t DROP COLUMN gone; ALTER TABLE t ADD late int DEFAULT 42, ADD later text DEFAULT 'of a later column';
 	UPDATE t SET name = name || '!' WHERE id % 7 = 0; UPDATE t SET outside = outside || 'x' WHERE id % 15 = 0; DELETE FROM t WHERE id % 11 = 0;
-	INSERT INTO t (id, name, small, later, amount) VALUES (7001, 'rolled', 'x', NULL, NULL), (7002, 'back', NULL, 'v', 5), (7003, 'again', 'y', repeat('long', 5000), 6);
+	INSERT INTO t (id, name, small, later, amount, u) VALUES (7001, 'rolled', 'x', NULL, NULL, gen_random_uuid()), (7002, 'back', NULL, 'v', 5, NULL), (7003, 'again', 'y', repeat('long', 5000), 6, gen_random_uuid());
 	CREATE INDEX ON t (at, span);
 	COMMENT ON TABLE t IS 'the table'; GRANT SELECT ON t TO PUBLIC;
 	CREATE VIEW v AS SELECT id, name FROM t;
@@ -89,7 +89,7 @@ sql(q{SET ROLE alice; SET cmek.default_key = 'k';
 	CREATE TABLE child (more int UNIQUE) INHERITS (parent) USING cmek_heap WITH (cmek.key = 'k'); INSERT INTO child VALUES (2, 'c', 3), (4, 'd', NULL);
 	CREATE INDEX ON child (id)});
 sql(q{CALL cmek.rotate_data_key('t')});
-sql(q{INSERT INTO t (id, name, small, packed) VALUES (9001, 'new generation', 'z', repeat('of the new key ', 1000))});
+sql(q{INSERT INTO t (id, name, small, packed, u) VALUES (9001, 'new generation', 'z', repeat('of the new key ', 1000), gen_random_uuid())});
 my @tables = qw(boss t part1 child);
 my %before = map { $_ => checksums($node, $_) } @tables;
 my %made = map { $_ => definitions($node, $_) } @tables;
@@ -103,6 +103,7 @@ is(sql(q{SELECT count(*) > 0 FROM cmek.verify('t')}), 'f', 'the table is whole')
 # The end of the key
 # ---------------------------------------------------------------------
 
+$node->backup('before');
 hide_key($file);
 sql(q{ALTER SERVER k OPTIONS (ADD drop_after '1s')});
 for my $table (@tables)
@@ -139,6 +140,8 @@ like($notes{t}, qr/^view public\.v: needed the table and was not recreated; it w
 like($notes{t}, qr/^table constraint points_fk on public\.points: needed the table and was not recreated; it was: FOREIGN KEY \(t\) REFERENCES public\.t\(id\)/m, 't: the foreign key of another table, too');
 like($notes{part1}, qr/^partition of table "public"\."part" FOR VALUES FROM \('2020-01-01'\) TO \('2021-01-01'\): not attached$/m, 'part1: what it was a partition of');
 like($notes{child}, qr/^child of table "public"\."parent": not attached$/m, 'child: whose child it was');
+is(sqlstate($node, "SET ROLE alice; SELECT cmek.restore_snapshot('$id_of{boss}', 'boss2', 'k')"), '', 'its owner restores it, too');
+is(checksums($node, 'boss2'), $before{boss}, 'with every row');
 # what is not said to be missing is there: then the reports can be followed
 is(sql(q{ALTER TABLE part ATTACH PARTITION part1 FOR VALUES FROM ('2020-01-01') TO ('2021-01-01'); SELECT count(*), count(DISTINCT tableoid) FROM part}), '600|2', 'the partition is attached again');
 is(sql(q{SELECT count(*) FROM pg_inherits i JOIN pg_index x ON x.indexrelid = i.inhrelid WHERE x.indrelid = 'part1'::regclass}), '2', 'with the indexes that it came with');
@@ -149,15 +152,16 @@ sql(q{ALTER TABLE points ADD CONSTRAINT points_fk FOREIGN KEY (t) REFERENCES t})
 is(sqlstate($node, $_->[1]), $_->[0], $_->[2]) for (
 	[ '23505', "INSERT INTO t (id, name) VALUES (1, 'x')", 'the primary key holds' ],
 	[ '23505', "INSERT INTO t (id, name, u, ip) SELECT 8001, 'x', u, ip FROM t WHERE id = 5", 'the unique constraint' ],
-	[ '23P01', "INSERT INTO t (id, name, small) SELECT 8001, 'x', small FROM t WHERE id = 5", 'the exclusion constraint' ],
-	[ '23505', "INSERT INTO t (id, name, days, yes) SELECT 8001, 'x', days, true FROM t WHERE id = 6", 'the partial unique index' ],
+	[ '23P01', "INSERT INTO t (id, name, small, u) SELECT 8001, 'x', small, gen_random_uuid() FROM t WHERE id = 5", 'the exclusion constraint' ],
+	[ '23505', "INSERT INTO t (id, name, days, yes, u) SELECT 8001, 'x', days, true, gen_random_uuid() FROM t WHERE id = 6", 'the partial unique index' ],
 	[ '23514', "INSERT INTO t (id, name, amount) VALUES (8001, 'x', -1)", 'the check' ],
+	[ '23505', "INSERT INTO t (id, name) VALUES (8001, 'x')", 'also for NULLs' ],
 	[ '23502', "INSERT INTO t (id, name) VALUES (8001, NULL)", 'NOT NULL' ],
-	[ '23503', "INSERT INTO t (id, name, city) VALUES (8001, 'x', 77)", 'the foreign key to a table under another key' ],
-	[ '23503', "INSERT INTO t (id, name, boss) VALUES (8001, 'x', 77)", 'to one that was restored, too' ],
+	[ '23503', "INSERT INTO t (id, name, city, u) VALUES (8001, 'x', 77, gen_random_uuid())", 'the foreign key to a table under another key' ],
+	[ '23503', "INSERT INTO t (id, name, boss, u) VALUES (8001, 'x', 77, gen_random_uuid())", 'to one that was restored, too' ],
 	[ '23503', 'DELETE FROM t WHERE id = 1', 'and of another table' ],
 	[ '23505', "INSERT INTO part SELECT * FROM part1 WHERE id = 3", 'that of a partition' ]);
-is(sql("INSERT INTO t (name) VALUES ('next') RETURNING id, late, later"), '9002|42|of a later column', 'identity and defaults go on');
+is(sql("INSERT INTO t (name, u) VALUES ('next', gen_random_uuid()) RETURNING id, late, later"), '9002|42|of a later column', 'identity and defaults go on');
 is(sql("DELETE FROM t WHERE name = 'next'; SET enable_seqscan = off; SET enable_bitmapscan = off;
 	SELECT count(*), sum(id) FROM t WHERE at BETWEEN '2020-01-02' AND '2020-01-03'"), sql("SET enable_indexscan = off; SELECT count(*), sum(id) FROM t WHERE at BETWEEN '2020-01-02' AND '2020-01-03'"), 'an index finds what a scan does');
 
@@ -205,5 +209,20 @@ is(sqlstate($heir, "SET ROLE reader; SELECT cmek.restore_snapshot('$path', 't', 
 is(checksums($heir, 't'), $before{t}, 'every value of every column is equal');
 is($heir->safe_psql('postgres', q{SELECT relowner::regrole FROM pg_class WHERE relname = 't'}), 'reader', 'it belongs to whom restored it');
 
-$_->stop for ($node, $other, $heir);
+# a backup from before the drop, whose table is under another key by now: the
+# newest key alone opens the snapshot
+my $back = PostgreSQL::Test::Cluster->new('back');
+$back->init_from_backup($node, 'before');
+system_or_bail('cp', '-a', $node->data_dir . '.cmek', $back->data_dir . '.cmek');
+$back->start;
+is(checksums($back, 'child'), $before{child}, 'a backup from before the drop has the table');
+$back->safe_psql('postgres', q{ALTER TABLE child SET (cmek.key = 'o')});
+$back->stop;
+hide_key($file);
+$back->start;
+is(sqlstate($back, 'SELECT * FROM boss'), 'KM001', 'control: the key of then is away');
+is(sqlstate($back, "SELECT cmek.restore_snapshot('$id_of{child}.cmeksnap', 'child2', 'o')"), '', 'after a switch the newest key opens the snapshot');
+is(checksums($back, 'child2'), $before{child}, 'every value of every column is equal');
+show_key($file);
+$_->stop for ($node, $other, $heir, $back);
 done_testing();

@@ -34,6 +34,7 @@ sub sql { return $node->safe_psql('postgres', $_[0]); }
 # The file format
 # ---------------------------------------------------------------------
 
+my %crc_of;
 my @crc_table = map { my $c = $_; $c = $c & 1 ? 0x82F63B78 ^ ($c >> 1) : $c >> 1 for 1 .. 8; $c } 0 .. 255;
 
 sub crc32c
@@ -65,8 +66,10 @@ sub build
 {
 	my ($snap) = @_;
 	my $bytes = $snap->{header};
+	# most blocks are those of the file before
 	my $block = sub { my ($type, $payload) = @_; my $head = pack('a4 V', $type, length($payload));
-		return $head . pack('V V', crc32c($head . $payload), 0) . $payload };
+		my $crc = $crc_of{ sha256($head . $payload) } //= crc32c($head . $payload);
+		return $head . pack('V V', $crc, 0) . $payload };
 
 	$bytes .= $block->(@$_) for @{ $snap->{blocks} };
 	my $tail = $snap->{tail};
@@ -133,6 +136,21 @@ CREATE FUNCTION peak() RETURNS int LANGUAGE sql AS $$SELECT (regexp_match(pg_rea
 	is(sql("SELECT obj_description('forged'::regclass)"), 'forged', 'control: as it was changed');
 	is(sql($content . 'forged t'), $before, 'with its rows');
 	sql('DROP TABLE forged');
+}
+
+# lengths that cannot be are refused before there is memory for them
+{
+	my $snap = parse($good);
+	my $start = $snap->{header} . substr($good, 24, 16 + length($snap->{blocks}[0][1]));
+	my $definition = substr($good, length($start), 16 + length($snap->{blocks}[1][1]));
+
+	for ([ $start, 'HEAD', 0xFFFFFFF0 ], [ $start, 'DEFN', 17 << 20 ], [ $start . $definition, 'ROWS', 1 << 20 ], [ $start . $definition, 'none', 1 << 20 ])
+	{
+		my ($bytes, $type, $len) = @$_;
+		my $path = write_file("$dir/long.cmeksnap", $bytes . pack('a4 V V V', $type, $len, 0, 0));
+
+		like(error_text($node, "SELECT cmek.restore_snapshot('$path', 'forged', NULL, true)"), qr/XX001: .*header of a block is damaged/s, "a block $type of $len bytes");
+	}
 }
 
 # ---------------------------------------------------------------------

@@ -21,6 +21,7 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
+#include "utils/tuplestore.h"
 
 #include "compat.h"
 #include "lifecycle/snapshot.h"
@@ -69,7 +70,7 @@ copy_rows(Oid from, Oid to, TupleDesc desc)
 												  &TTSOpsBufferHeapTuple);
 	TupleTableSlot *out = MakeSingleTupleTableSlot(RelationGetDescr(new),
 												   &TTSOpsVirtual);
-	TableScanDesc scan = table_beginscan(old, GetActiveSnapshot(), 0, NULL);
+	TableScanDesc scan = cmek_table_beginscan(old, GetActiveSnapshot());
 	Datum	   *values = palloc(desc->natts * sizeof(Datum));
 	bool	   *nulls = palloc(desc->natts * sizeof(bool));
 

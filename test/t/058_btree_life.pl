@@ -1,0 +1,122 @@
+# What nbtree does with entries over time, it does in sealed indexes, too: dead
+# ones are killed by scans, versions that nobody needs are deleted before a page
+# is split, empty pages are deleted and used again, marked positions are restored.
+# And datums in the place of others, of another column or index: an error.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../lib";
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use CmekTest;
+use CmekTamper;
+
+my $node = cmek_node('life', config => [ 'autovacuum = off', 'fsync = off', "cmek.key_cache_ttl = '5min'" ]);
+my $by_index = 'SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off;';
+
+sub one
+{
+	return $node->safe_psql('postgres', $_[0]);
+}
+
+sub size { return one("SELECT pg_relation_size('$_[0]')") }
+
+# How many line pointers of an index are dead, in its file
+sub dead_items
+{
+	one('CHECKPOINT');
+	my $bytes = slurp_binary(relation_file($node, $_[0]));
+	my $dead = 0;
+
+	for my $block (1 .. length($bytes) / PAGE - 1)
+	{
+		my $lower = unpack('v', substr($bytes, $block * PAGE + 12, 2));
+		$dead += grep { (($_ >> 15) & 3) == 3 } unpack('V*', substr($bytes, $block * PAGE + PAGE_HEADER, $lower - PAGE_HEADER));
+	}
+	return $dead;
+}
+
+# Killed by the scan that finds them dead
+one(q{CREATE TABLE k (id int, t text) USING cmek_heap; INSERT INTO k SELECT i, 'x' FROM generate_series(1, 2000) i;
+	CREATE INDEX k_id ON k (id); DELETE FROM k WHERE id % 2 = 0});
+is(dead_items('k_id'), '0', 'nothing is killed yet');
+is(one("$by_index SELECT count(t) FROM k WHERE id > 0"), '1000', 'the rest is found');
+cmp_ok(dead_items('k_id'), '>', 900, 'and entries of dead rows are killed');
+is(one("$by_index SELECT count(t) FROM k WHERE id > 0"), '1000', 'the rest is found again');
+is(one("INSERT INTO k SELECT i, 'y' FROM generate_series(1, 2000) i WHERE i % 2 = 0; $by_index SELECT count(t) FROM k WHERE id > 0"), '2000', 'and what comes in their place');
+
+# Versions of rows whose indexed value stays: deleted when a page is full, but
+# not while somebody may need them
+sub grow
+{
+	my ($table) = @_;
+
+	one(qq{CREATE TABLE $table (id int, v int) USING cmek_heap; INSERT INTO $table SELECT i, 0 FROM generate_series(1, 300) i;
+		CREATE INDEX ${table}_id ON $table (id); CREATE INDEX ${table}_v ON $table (v)});
+	return size("${table}_id");
+}
+my $begin = grow('free');
+grow('held');
+one('UPDATE free SET v = v + 1') for 1 .. 60;
+my $held = $node->background_psql('postgres');
+$held->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM held');
+one('UPDATE held SET v = v + 1') for 1 .. 60;
+my ($free_size, $held_size) = (size('free_id'), size('held_id'));
+$held->quit;
+note("300 entries, 60 updates: $begin, then $free_size; with an old snapshot $held_size");
+cmp_ok($held_size, '>', 60 * 300 * 40, 'a version that somebody may need stays');
+cmp_ok($free_size, '<', $held_size / 3, 'the others are deleted when their page is full');
+is(one("$by_index SELECT count(*), min(v), max(v) FROM free WHERE id > 0"), '300|60|60', 'and the rows are right');
+is(one("SELECT count(*) FROM cmek.verify('free')"), '0', 'verify, too');
+
+# Pages
+one(q{CREATE TABLE p (id int, t text) USING cmek_heap; INSERT INTO p SELECT i, md5(i::text) FROM generate_series(1, 20000) i;
+	CREATE INDEX p_id ON p (id); DELETE FROM p WHERE id BETWEEN 2001 AND 18000});
+my $pages = size('p_id');
+my ($out, $err);
+$node->psql('postgres', 'VACUUM (VERBOSE) p', stderr => \$err);
+my ($deleted) = $err =~ /index "p_id": pages: \d+ in total, (\d+) newly deleted/;
+cmp_ok($deleted || 0, '>', 100, 'vacuum deletes empty pages');
+is(one("$by_index SELECT count(*) FROM (SELECT id FROM p WHERE id > 0 ORDER BY id) s"), '4000', 'scans go over the gap');
+is(one("$by_index SELECT string_agg(id::text, ' ') FROM (SELECT id FROM p WHERE id BETWEEN 1999 AND 18002 ORDER BY id DESC) s"), '18002 18001 2000 1999', 'and back');
+# no transaction may be as old as the deletion
+one('SELECT pg_current_xact_id()');
+one('VACUUM p; INSERT INTO p SELECT i, md5(i::text) FROM generate_series(30001, 44000) i');
+cmp_ok(size('p_id'), '<=', 1.1 * $pages, 'deleted pages are used again');
+is(one("$by_index SELECT count(*) FROM (SELECT id FROM p WHERE id > 0 ORDER BY id) s"), '18000', 'all rows are found');
+is(one("SELECT count(*) FROM cmek.verify('p')"), '0', 'verify, too');
+
+# Marks: a merge join that goes back for each equal key
+one(q{CREATE TABLE m1 (k int, n int) USING cmek_heap; CREATE TABLE m2 (LIKE m1) USING cmek_heap;
+	INSERT INTO m1 SELECT i % 40, i FROM generate_series(1, 400) i; INSERT INTO m2 SELECT i % 30, i FROM generate_series(1, 900) i;
+	CREATE INDEX ON m1 (k); CREATE INDEX ON m2 (k); VACUUM ANALYZE m1, m2});
+my $join = 'SELECT count(*), sum(m1.n), sum(m2.n) FROM m1 JOIN m2 USING (k)';
+my $merge = "$by_index SET enable_hashjoin = off; SET enable_nestloop = off; SET enable_material = off;";
+like(one("$merge EXPLAIN $join"), qr/Merge Join.*Index Scan.*Index Scan/s, 'a merge join of two indexes');
+is(one("$merge $join"), one("SET enable_indexscan = off; SET enable_bitmapscan = off; SET enable_mergejoin = off; $join"), 'goes back to its marks');
+
+# Datums of two columns of one entry in each other's place, and of two indexes
+one(q{CREATE TABLE s (a int, b int, c int) USING cmek_heap; INSERT INTO s SELECT i, i + 1000, i FROM generate_series(1, 100) i;
+	CREATE INDEX s_ab ON s (a, b); CREATE INDEX s_c ON s (c); CREATE INDEX s_a ON s (a); CHECKPOINT});
+my $datum = 1 + 12 + 4 + 16;    # length, nonce, int, tag
+my %file = map { $_ => relation_file($node, $_) } qw(s_ab s_a s_c);
+$node->stop;
+edit_file($file{s_ab}, sub {
+		my ($bytes, @items) = @_;
+		my ($item) = grep { $_->{block} == 1 && $_->{len} >= 8 + 2 * $datum } @items;
+		BAIL_OUT('no entry of two columns') unless $item;
+		my $at = $item->{at} + 8;
+		substr($$bytes, $at, 2 * $datum) = substr($$bytes, $at + $datum, $datum) . substr($$bytes, $at, $datum);
+	});
+my $other = slurp_binary($file{s_c});
+spew_binary($file{s_a}, $other);
+$node->start;
+fails_with($node, 'XX002', "$by_index SELECT a, b FROM s WHERE a > 0 ORDER BY a", 'datums of two columns, swapped');
+fails_with($node, 'XX002', "$by_index SELECT a FROM s WHERE a > 0 ORDER BY a", 'the file of another index of the table');
+is(one("$by_index SELECT count(c) FROM s WHERE c > 0"), '100', 'which itself is good');
+is(one('REINDEX TABLE s; SELECT count(*) FROM cmek.verify($$s$$)'), '0', 'REINDEX mends both');
+
+done_testing();
