@@ -129,6 +129,32 @@ typedef struct CmekWrapAad
 	uint8		table_key[CMEK_UUID_LEN];
 } CmekWrapAad;
 
+/*
+ * A row of planner statistics, in cmek.statistic.sealed.  It is sealed once for
+ * each table in "sealed_by": what the first layer hides is the second, and so
+ * on.  Each layer is laid out as a chunk, and what the last one hides is this
+ * header and the row of pg_statistic that ANALYZE computed, from its tuple
+ * header to its end.  Nobody reads those of another major version.
+ */
+typedef struct CmekStatisticHeader
+{
+	uint32		server_version; /* major */
+	uint32		type;			/* of the column, when it was analyzed */
+	int32		typmod;
+	uint32		collation;
+} CmekStatisticHeader;
+
+typedef struct CmekStatisticAad
+{
+	uint32		dek_id;
+	uint8		structure[CMEK_UUID_LEN];
+	uint32		relid;			/* the table or index */
+	uint32		column;			/* from 1; CMEK_STATISTIC_INHERITED added */
+	uint32		layer;			/* from 0, the outermost */
+} CmekStatisticAad;
+
+#define CMEK_STATISTIC_INHERITED 0x10000
+
 /* The chain of table keys: an older one sealed under a newer one */
 #define CMEK_CHAIN_DOMAIN "cmek table key chain 1"
 
@@ -321,6 +347,8 @@ StaticAssertDecl(sizeof(CmekChunkAad) == 32, "chunk AAD has no padding");
 StaticAssertDecl(sizeof(CmekIndexAad) == 16, "index AAD is one block");
 StaticAssertDecl(sizeof(CmekWrapAad) == 40, "wrap AAD has no padding");
 
+StaticAssertDecl(sizeof(CmekStatisticHeader) == 16, "statistics header");
+StaticAssertDecl(sizeof(CmekStatisticAad) == 32, "statistics AAD has no padding");
 StaticAssertDecl(sizeof(CmekChainAad) == 96, "chain AAD has no padding");
 StaticAssertDecl(sizeof(CmekFileWrapAad) == 48, "file wrap AAD has no padding");
 StaticAssertDecl(sizeof(CmekHsmBlob) == 60, "wrapped key of an HSM has no padding");

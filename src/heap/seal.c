@@ -325,6 +325,13 @@ row_try_open(Relation rel, HeapTuple sealed)
 	return plain;
 }
 
+/* See heap.h. */
+HeapTuple
+cmek_heap_try_open(Relation rel, HeapTuple sealed)
+{
+	return row_try_open(rel, sealed);
+}
+
 /* The same; ERROR when it does not authenticate */
 HeapTuple
 row_open(Relation rel, HeapTuple sealed)
