@@ -405,6 +405,8 @@ typedef get_relation_info_hook_type CmekRelationInfoHook;
  */
 #include "commands/vacuum.h"
 #include "utils/guc.h"
+/* whose statistics are stored */
+#define CMEK_SERVER_MAJOR (PG_VERSION_NUM / 10000)
 #if PG_VERSION_NUM >= 170000
 static inline bool
 cmek_vacattr_target(VacAttrStats *stats, Relation rel, int attnum)

@@ -44,8 +44,6 @@ enum
 	Natts_statistic = Anum_statistic_sealed
 };
 
-#define SERVER_VERSION ((uint32) (PG_VERSION_NUM / 10000))
-
 /* Our table and its indexes in this database, while they are looked at */
 typedef struct Store
 {
@@ -294,7 +292,7 @@ column_header(const StatsName *name)
 
 	get_atttypetypmodcoll(name->relid, name->attnum, &type, &header.typmod,
 						  &collation);
-	header.server_version = SERVER_VERSION;
+	header.server_version = CMEK_SERVER_MAJOR;
 	header.type = type;
 	header.collation = collation;
 	return header;
