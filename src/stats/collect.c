@@ -51,6 +51,7 @@
 typedef struct Sample
 {
 	Oid			relid;
+	MemoryContext context;		/* of the rows */
 	int			target;
 	int			nrows;
 	HeapTuple  *rows;			/* sealed */
@@ -305,6 +306,8 @@ start_sample(Analysis *a, Relation rel)
 	Sample	   *sample = palloc0(sizeof(Sample));
 
 	sample->relid = RelationGetRelid(rel);
+	sample->context = AllocSetContextCreate(a->context, "cmek statistics sample",
+											ALLOCSET_DEFAULT_SIZES);
 	sample->blocks = RelationGetNumberOfBlocks(rel);
 	sample->target = a->plan->target;
 	if (a->inherited && a->blocks > 0)
@@ -357,13 +360,21 @@ collect_begin(Relation rel)
 static void
 keep_row(Sample *sample, HeapTuple sealed, int place)
 {
-	MemoryContext old = MemoryContextSwitchTo(analysis->context);
+	HeapTuple  *kept = &sample->rows[place];
+	MemoryContext old;
 
+	if (place < sample->nrows && (*kept)->t_len == sealed->t_len)
+	{
+		(*kept)->t_self = sealed->t_self;
+		memcpy((*kept)->t_data, sealed->t_data, sealed->t_len);
+		return;
+	}
+	old = MemoryContextSwitchTo(sample->context);
 	if (place < sample->nrows)
-		heap_freetuple(sample->rows[place]);
+		heap_freetuple(*kept);
 	else
 		sample->nrows++;
-	sample->rows[place] = heap_copytuple(sealed);
+	*kept = heap_copytuple(sealed);
 	MemoryContextSwitchTo(old);
 }
 
@@ -434,7 +445,10 @@ estimate_rows(const Sample *sample)
 	return sampled > 0 ? floor(sample->liverows / sampled * sample->blocks + 0.5) : 0;
 }
 
-/* Open the rows of one table's sample; what does not open is left out */
+/*
+ * Open the rows of one table's sample; what does not open is left out.  They
+ * come to lie one after the other, as they are going to be read.
+ */
 static void
 open_sample(Analysis *a, Relation root, Sample *sample)
 {
@@ -450,7 +464,6 @@ open_sample(Analysis *a, Relation root, Sample *sample)
 
 		CHECK_FOR_INTERRUPTS();
 		row = cmek_heap_try_open(rel, sample->rows[i]);
-		heap_freetuple(sample->rows[i]);
 		if (row == NULL)
 			continue;
 		a->rows[a->nrows++] = row;
@@ -461,6 +474,7 @@ open_sample(Analysis *a, Relation root, Sample *sample)
 			heap_freetuple(row);
 		}
 	}
+	MemoryContextDelete(sample->context);
 	relation_close(rel, NoLock);
 }
 
