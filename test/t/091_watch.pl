@@ -226,7 +226,7 @@ $node->reload;
 is(sql(q{SELECT count(*) FROM public.loot WHERE client = 0}, 'm'), '0', 'and nothing of his was called');
 
 # the owner of a database says who its sessions are and how they behave: not who the visitor is
-sqlstate($node, "$m ALTER DATABASE m SET $_") for "role = 'mallory'", "session_authorization = 'mallory'", "cmek.kms_timeout = '1ms'", "transaction_timeout = '1ms'",
+sqlstate($node, "$m ALTER DATABASE m SET $_") for "role = 'mallory'", "cmek.kms_timeout = '1ms'", "transaction_timeout = '1ms'",
   "statement_timeout = '1ms'", "TimeZone = 'Asia/Kathmandu'", "DateStyle = 'SQL, DMY'", "client_encoding = 'SQL_ASCII'", 'default_transaction_isolation = serializable';
 like(sql(q{SELECT setconfig::text FROM pg_db_role_setting WHERE setdatabase = (SELECT oid FROM pg_database WHERE datname = 'm')}), qr/role=mallory.*statement_timeout=1ms/, 'his settings');
 $node->restart;
