@@ -96,6 +96,7 @@ CREATE FUNCTION trouble(k int, how text) RETURNS int LANGUAGE plpgsql AS $$
 	END $$;
 DROP TRIGGER count_up ON t;
 INSERT INTO t SELECT trouble(i, 'none') FROM generate_series(1, 5) i ON CONFLICT (id) DO UPDATE SET n = -1;
+SET cmek.plaintext_statistics = on;
 INSERT INTO t SELECT trouble(i, 'statistics') FROM generate_series(4, 9) i ON CONFLICT (id) DO UPDATE SET n = -2;
 SELECT id, n FROM t WHERE id < 10 ORDER BY id;
 BEGIN;

@@ -1,4 +1,4 @@
--- Statistics: ANALYZE counts rows, and no value leaves the table
+-- Statistics: ANALYZE counts rows, and no value comes into pg_statistic
 SET client_min_messages = error;
 SELECT twin('CREATE TABLE st (id int, t text, n numeric)');
 SELECT twin('INSERT INTO st SELECT i, $$secret$$ || i % 10, i FROM generate_series(1, 5000) i');
@@ -13,8 +13,10 @@ SELECT count(*) FROM pg_stats WHERE schemaname = 'sealed' AND tablename = 'st' A
 VACUUM (ANALYZE) sealed.st;
 ANALYZE sealed.st (t);
 SELECT reltuples FROM pg_class WHERE oid = 'sealed.st'::regclass;
+SET cmek.plaintext_statistics = on;
 CREATE STATISTICS sealed.st_ext (mcv, ndistinct, dependencies) ON t, n FROM sealed.st;
 CREATE STATISTICS sealed.st_expr ON (upper(t)) FROM sealed.st;
+RESET cmek.plaintext_statistics;
 ANALYZE sealed.st;
 SELECT count(*) AS extended FROM pg_statistic_ext_data d JOIN pg_statistic_ext e ON e.oid = d.stxoid WHERE e.stxrelid = 'sealed.st'::regclass;
 SELECT count(*) AS columns FROM pg_statistic WHERE starelid = 'sealed.st'::regclass;
@@ -40,6 +42,6 @@ SELECT starelid::regclass AS "table", count(*) FROM pg_statistic WHERE starelid 
 SELECT (SELECT count(DISTINCT v) FROM pg_stats, unnest(most_common_vals::text::text[]) v WHERE schemaname = 'sealed' AND tablename = 'st' AND attname = 't') AS common_values;
 SELECT (SELECT n_distinct FROM pg_stats WHERE schemaname = 'sealed' AND tablename = 'st' AND attname = 't') = (SELECT n_distinct FROM pg_stats WHERE schemaname = 'plain' AND tablename = 'st' AND attname = 't') AS same_distinct;
 SELECT reltuples FROM pg_class WHERE oid = 'sealed.st'::regclass;
--- the planner lives without: same answers
+-- same answers
 RESET cmek.plaintext_statistics;
 SELECT twin('SELECT a.id, count(*) FROM st a JOIN st2 b ON b.id = a.id WHERE a.t = $$secret3$$ GROUP BY 1');

@@ -22,6 +22,7 @@
 #include "keys/keys.h"
 #include "kms/kms.h"
 #include "lifecycle/lifecycle.h"
+#include "stats/stats.h"
 
 PG_MODULE_MAGIC;
 
@@ -35,6 +36,7 @@ _PG_init(void)
 	cmek_keys_init();
 	cmek_heap_init();
 	cmek_btree_init();
+	cmek_stats_init();
 	cmek_ddl_init();
 	cmek_lifecycle_init();
 

@@ -23,9 +23,10 @@
  */
 #if PG_VERSION_NUM >= 160000
 
-#define CMEK_ATTRS_HOT_BLOCKING INDEX_ATTR_BITMAP_HOT_BLOCKING
-#define CMEK_ATTRS_SUMMARIZED(rel) \
-	RelationGetIndexAttrBitmap(rel, INDEX_ATTR_BITMAP_SUMMARIZED)
+/* the sets of indexed columns that a relation keeps, once it was asked for one */
+#define CMEK_INDEX_ATTRS_KNOWN(rel) ((rel)->rd_attrsvalid)
+#define CMEK_ATTRS_HOT_BLOCKING(rel) ((rel)->rd_hotblockingattr)
+#define CMEK_ATTRS_SUMMARIZED(rel) ((rel)->rd_summarizedattr)
 #define CMEK_CLEAR_INDEX_ATTRS(rel) \
 	((rel)->rd_attrsvalid = true, \
 	 (rel)->rd_hotblockingattr = NULL, (rel)->rd_summarizedattr = NULL, \
@@ -42,7 +43,8 @@ typedef TU_UpdateIndexes CmekUpdateIndexes;
 
 #else							/* 15 */
 
-#define CMEK_ATTRS_HOT_BLOCKING INDEX_ATTR_BITMAP_ALL
+#define CMEK_INDEX_ATTRS_KNOWN(rel) ((rel)->rd_indexattr != NULL)
+#define CMEK_ATTRS_HOT_BLOCKING(rel) ((rel)->rd_indexattr)
 #define CMEK_ATTRS_SUMMARIZED(rel) ((Bitmapset *) NULL)
 #define CMEK_CLEAR_INDEX_ATTRS(rel) \
 	((rel)->rd_indexattr = NULL, \
@@ -394,6 +396,62 @@ typedef get_relation_info_hook_type CmekRelationInfoHook;
 #define CMEK_RELATION_INFO_PARAMS(root, rel) \
 	PlannerInfo *root, Oid relid, bool inhparent, RelOptInfo *rel
 #define CMEK_RELATION_INFO_ARGS(root, rel) root, relid, inhparent, rel
+#endif
+
+/*
+ * stats/: 17 keeps a column's statistics target, which may be NULL, outside of
+ * pg_attribute's fixed part, and ANALYZE runs with a pinned search_path; 18 has
+ * generated columns that are not stored.
+ */
+#include "commands/vacuum.h"
+#include "utils/guc.h"
+/* whose statistics are stored */
+#define CMEK_SERVER_MAJOR (PG_VERSION_NUM / 10000)
+#if PG_VERSION_NUM >= 170000
+static inline bool
+cmek_vacattr_target(VacAttrStats *stats, Relation rel, int attnum)
+{
+	HeapTuple	tuple = SearchSysCache2(ATTNUM,
+										ObjectIdGetDatum(RelationGetRelid(rel)),
+										Int16GetDatum(attnum));
+	Datum		target;
+	bool		isnull;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for attribute %d of relation %u",
+			 attnum, RelationGetRelid(rel));
+	target = SysCacheGetAttr(ATTNUM, tuple, Anum_pg_attribute_attstattarget,
+							 &isnull);
+	stats->attstattarget = isnull ? -1 : DatumGetInt16(target);
+	ReleaseSysCache(tuple);
+	return stats->attstattarget != 0;
+}
+#define cmek_restrict_search_path() RestrictSearchPath()
+#else
+static inline bool
+cmek_vacattr_target(VacAttrStats *stats, Relation rel, int attnum)
+{
+	stats->attr = (Form_pg_attribute) palloc(ATTRIBUTE_FIXED_PART_SIZE);
+	memcpy(stats->attr, TupleDescAttr(RelationGetDescr(rel), attnum - 1),
+		   ATTRIBUTE_FIXED_PART_SIZE);
+	return stats->attr->attstattarget != 0;
+}
+#define cmek_restrict_search_path() ((void) 0)
+#endif
+#if PG_VERSION_NUM >= 180000
+#define cmek_update_index_stats(index, pages, tuples) \
+	vac_update_relstats(index, pages, tuples, 0, 0, false, InvalidTransactionId, \
+						InvalidMultiXactId, NULL, NULL, true)
+#else
+#define cmek_update_index_stats(index, pages, tuples) \
+	vac_update_relstats(index, pages, tuples, 0, false, InvalidTransactionId, \
+						InvalidMultiXactId, NULL, NULL, true)
+#endif
+#if PG_VERSION_NUM >= 180000
+#define CMEK_ATTRIBUTE_IS_VIRTUAL(attr) \
+	((attr)->attgenerated == ATTRIBUTE_GENERATED_VIRTUAL)
+#else
+#define CMEK_ATTRIBUTE_IS_VIRTUAL(attr) (false)
 #endif
 
 #endif							/* CMEK_COMPAT_H */

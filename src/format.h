@@ -91,11 +91,12 @@ typedef struct CmekSealedHeader
 
 /*
  * Associated data.  Each struct is hashed as it lies in memory, so it must
- * have no padding.
+ * have no padding.  Those of rows and index keys are one block of AES long,
+ * and do not repeat the DEK id: it chooses the key, and under another key
+ * nothing authenticates (crypto/README).
  */
 typedef struct CmekRowAad
 {
-	uint32		dek_id;
 	uint8		structure[CMEK_UUID_LEN];
 } CmekRowAad;
 
@@ -110,8 +111,7 @@ typedef struct CmekChunkAad
 
 typedef struct CmekIndexAad
 {
-	uint32		dek_id;
-	uint8		structure[CMEK_UUID_LEN];
+	uint8		structure[CMEK_UUID_LEN - sizeof(uint32)];	/* its head */
 	uint32		column;			/* from 1; CMEK_INDEX_INCLUDED added */
 } CmekIndexAad;
 
@@ -128,6 +128,32 @@ typedef struct CmekWrapAad
 	uint8		structure[CMEK_UUID_LEN];
 	uint8		table_key[CMEK_UUID_LEN];
 } CmekWrapAad;
+
+/*
+ * A row of planner statistics, in cmek.statistic.sealed.  It is sealed once for
+ * each table in "sealed_by": what the first layer hides is the second, and so
+ * on.  Each layer is laid out as a chunk, and what the last one hides is this
+ * header and the row of pg_statistic that ANALYZE computed, from its tuple
+ * header to its end.  Nobody reads those of another major version.
+ */
+typedef struct CmekStatisticHeader
+{
+	uint32		server_version; /* major */
+	uint32		type;			/* of the column, when it was analyzed */
+	int32		typmod;
+	uint32		collation;
+} CmekStatisticHeader;
+
+typedef struct CmekStatisticAad
+{
+	uint32		dek_id;
+	uint8		structure[CMEK_UUID_LEN];
+	uint32		relid;			/* the table or index */
+	uint32		column;			/* from 1; CMEK_STATISTIC_INHERITED added */
+	uint32		layer;			/* from 0, the outermost */
+} CmekStatisticAad;
+
+#define CMEK_STATISTIC_INHERITED 0x10000
 
 /* The chain of table keys: an older one sealed under a newer one */
 #define CMEK_CHAIN_DOMAIN "cmek table key chain 1"
@@ -316,11 +342,13 @@ StaticAssertDecl(CMEK_ROW_CLEAR == 18, "the MVCC part of a tuple header is 18 by
 StaticAssertDecl(CMEK_ROW_HOFF == 24, "a sealed row has 24 bytes of header");
 StaticAssertDecl(sizeof(CmekSealedHeader) == 16, "sealed header");
 StaticAssertDecl(CMEK_SEAL_OVERHEAD == 32, "seal overhead");
-StaticAssertDecl(sizeof(CmekRowAad) == 20, "row AAD has no padding");
+StaticAssertDecl(sizeof(CmekRowAad) == 16, "row AAD is one block");
 StaticAssertDecl(sizeof(CmekChunkAad) == 32, "chunk AAD has no padding");
-StaticAssertDecl(sizeof(CmekIndexAad) == 24, "index AAD has no padding");
+StaticAssertDecl(sizeof(CmekIndexAad) == 16, "index AAD is one block");
 StaticAssertDecl(sizeof(CmekWrapAad) == 40, "wrap AAD has no padding");
 
+StaticAssertDecl(sizeof(CmekStatisticHeader) == 16, "statistics header");
+StaticAssertDecl(sizeof(CmekStatisticAad) == 32, "statistics AAD has no padding");
 StaticAssertDecl(sizeof(CmekChainAad) == 96, "chain AAD has no padding");
 StaticAssertDecl(sizeof(CmekFileWrapAad) == 48, "file wrap AAD has no padding");
 StaticAssertDecl(sizeof(CmekHsmBlob) == 60, "wrapped key of an HSM has no padding");

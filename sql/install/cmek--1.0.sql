@@ -54,7 +54,7 @@ CREATE SEQUENCE cmek.data_key_id AS int4;
 CREATE TABLE cmek.data_key (
 	id			int4 NOT NULL PRIMARY KEY,
 	relid		oid NOT NULL,
-	kind		"char" NOT NULL,	-- h heap, t TOAST, i index
+	kind		"char" NOT NULL,	-- h heap, t TOAST, i index, s statistics
 	structure	uuid NOT NULL,
 	generation	int4 NOT NULL,
 	table_key	uuid NOT NULL,
@@ -85,6 +85,21 @@ CREATE TABLE cmek.data_key_seals (
 	reserved	int8 NOT NULL
 ) USING heap;
 REVOKE ALL ON cmek.data_key_seals FROM PUBLIC;
+
+-- Planner statistics of sealed tables, sealed.  As pg_statistic: what ANALYZE
+-- finds replaces what was there, and it goes with its table.
+CREATE TABLE cmek.statistic (
+	relid		oid NOT NULL,		-- the table, or an index of it
+	attnum		int2 NOT NULL,
+	inherited	bool NOT NULL,		-- of its children, too
+	"table"		oid NOT NULL,
+	sealed_by	oid[] NOT NULL,		-- whose keys it takes to open it
+	sealed		bytea NOT NULL,
+	PRIMARY KEY (relid, attnum, inherited)
+) USING heap;
+ALTER TABLE cmek.statistic ALTER sealed SET STORAGE EXTERNAL;
+CREATE INDEX statistic_table ON cmek.statistic ("table");
+REVOKE ALL ON cmek.statistic FROM PUBLIC;
 
 -- What is known of the KMS keys that tables are bound to; the sums are of
 -- observed inaccessible time.  Written by the visitor alone, as all below.
@@ -436,6 +451,68 @@ CREATE VIEW cmek.exposures WITH (security_barrier) AS
 		 'literals, parameters and rows named in error messages are in clear'))
 		g (kind, object, detail);
 GRANT SELECT ON cmek.exposures TO PUBLIC;
+
+-- ---------------------------------------------------------------------
+-- Sealed planner statistics, as in pg_stats, with values as text.  Of columns
+-- that the caller may SELECT, whose keys are there.
+-- ---------------------------------------------------------------------
+
+CREATE FUNCTION cmek.statistic_rows() RETURNS SETOF pg_catalog.pg_statistic
+	LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'cmek_statistic_rows';
+
+CREATE VIEW cmek.stats WITH (security_barrier) AS
+	SELECT n.nspname AS schemaname, c.relname AS tablename, a.attname,
+		s.stainherit AS inherited, s.stanullfrac AS null_frac,
+		s.stawidth AS avg_width, s.stadistinct AS n_distinct,
+		CASE WHEN s.stakind1 = 1 THEN s.stavalues1::pg_catalog.text
+			 WHEN s.stakind2 = 1 THEN s.stavalues2::pg_catalog.text
+			 WHEN s.stakind3 = 1 THEN s.stavalues3::pg_catalog.text
+			 WHEN s.stakind4 = 1 THEN s.stavalues4::pg_catalog.text
+			 WHEN s.stakind5 = 1 THEN s.stavalues5::pg_catalog.text
+		END AS most_common_vals,
+		CASE WHEN s.stakind1 = 1 THEN s.stanumbers1
+			 WHEN s.stakind2 = 1 THEN s.stanumbers2
+			 WHEN s.stakind3 = 1 THEN s.stanumbers3
+			 WHEN s.stakind4 = 1 THEN s.stanumbers4
+			 WHEN s.stakind5 = 1 THEN s.stanumbers5
+		END AS most_common_freqs,
+		CASE WHEN s.stakind1 = 2 THEN s.stavalues1::pg_catalog.text
+			 WHEN s.stakind2 = 2 THEN s.stavalues2::pg_catalog.text
+			 WHEN s.stakind3 = 2 THEN s.stavalues3::pg_catalog.text
+			 WHEN s.stakind4 = 2 THEN s.stavalues4::pg_catalog.text
+			 WHEN s.stakind5 = 2 THEN s.stavalues5::pg_catalog.text
+		END AS histogram_bounds,
+		CASE WHEN s.stakind1 = 3 THEN s.stanumbers1[1]
+			 WHEN s.stakind2 = 3 THEN s.stanumbers2[1]
+			 WHEN s.stakind3 = 3 THEN s.stanumbers3[1]
+			 WHEN s.stakind4 = 3 THEN s.stanumbers4[1]
+			 WHEN s.stakind5 = 3 THEN s.stanumbers5[1]
+		END AS correlation,
+		CASE WHEN s.stakind1 = 4 THEN s.stavalues1::pg_catalog.text
+			 WHEN s.stakind2 = 4 THEN s.stavalues2::pg_catalog.text
+			 WHEN s.stakind3 = 4 THEN s.stavalues3::pg_catalog.text
+			 WHEN s.stakind4 = 4 THEN s.stavalues4::pg_catalog.text
+			 WHEN s.stakind5 = 4 THEN s.stavalues5::pg_catalog.text
+		END AS most_common_elems,
+		CASE WHEN s.stakind1 = 4 THEN s.stanumbers1
+			 WHEN s.stakind2 = 4 THEN s.stanumbers2
+			 WHEN s.stakind3 = 4 THEN s.stanumbers3
+			 WHEN s.stakind4 = 4 THEN s.stanumbers4
+			 WHEN s.stakind5 = 4 THEN s.stanumbers5
+		END AS most_common_elem_freqs,
+		CASE WHEN s.stakind1 = 5 THEN s.stanumbers1
+			 WHEN s.stakind2 = 5 THEN s.stanumbers2
+			 WHEN s.stakind3 = 5 THEN s.stanumbers3
+			 WHEN s.stakind4 = 5 THEN s.stanumbers4
+			 WHEN s.stakind5 = 5 THEN s.stanumbers5
+		END AS elem_count_histogram
+	FROM cmek.statistic_rows() s
+	JOIN pg_catalog.pg_class c ON c.oid = s.starelid
+	JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = s.staattnum
+	JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+	WHERE NOT a.attisdropped;
+GRANT SELECT ON cmek.stats TO PUBLIC;
 
 -- Read every live row and TOAST chunk; one line for each that is damaged
 CREATE FUNCTION cmek.verify("table" regclass,

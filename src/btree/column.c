@@ -47,6 +47,7 @@ bt_column_init(BtColumn *column, BtIndex *index, Relation real,
 	column->typalign = att->attalign;
 	column->typstorage = att->attstorage;
 	column->compression = att->attcompression;
+	column->aad_dek = -1;
 	if (!column->key)
 		return;
 	column->opfamily = real->rd_opfamily[attno - 1];

@@ -59,6 +59,9 @@ typedef struct BtColumn
 	Oid			collation;
 	FmgrInfo	compare;		/* opcintype, opcintype */
 	BtProc	   *others;
+	/* its associated data, for the DEK of this id; -1: not made yet */
+	int64		aad_dek;
+	CmekIndexAad aad;
 } BtColumn;
 
 /* A sealed index, as this backend knows it */

@@ -62,8 +62,8 @@ aead_choose(CmekCryptoChoice choice)
 	if (choice == CMEK_CRYPTO_OPENSSL)
 		return &cmek_aead_openssl;
 
-	impl = cmek_aead_ipsecmb(&reason);
-	if (impl == NULL && choice == CMEK_CRYPTO_IPSECMB)
+	impl = cmek_aead_ipsecmb(choice == CMEK_CRYPTO_IPSECMB_AVX2, &reason);
+	if (impl == NULL && choice != CMEK_CRYPTO_AUTO)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cryptographic library \"ipsec-mb\" cannot be used on this server"),

@@ -44,8 +44,11 @@ struct CmekAead
 
 extern const CmekAeadImpl cmek_aead_openssl;
 
-/* NULL, and a sentence why, when it cannot be used here */
-extern const CmekAeadImpl *cmek_aead_ipsecmb(const char **reason);
+/*
+ * The library's best for this processor, or its AVX2 code; NULL, and a
+ * sentence why, when that cannot be used here
+ */
+extern const CmekAeadImpl *cmek_aead_ipsecmb(bool avx2, const char **reason);
 
 /* A nonce that was never handed out before */
 extern void cmek_nonce(uint8 *nonce);

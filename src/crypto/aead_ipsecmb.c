@@ -42,27 +42,26 @@ typedef struct IpsecmbAead
 	struct gcm_key_data key;
 } IpsecmbAead;
 
-static aes_gcm_pre_t gcm_expand;
-static aes_gcm_enc_dec_t gcm_encrypt;
-static aes_gcm_enc_dec_t gcm_decrypt;
-
-/* Expand the key */
-static bool
-ipsecmb_init(CmekAead *aead, const uint8 *key)
+/* The three functions, in one of the library's forms */
+typedef struct GcmCode
 {
-	gcm_expand(key, &((IpsecmbAead *) aead)->key);
-	return true;
-}
+	aes_gcm_pre_t expand;
+	aes_gcm_enc_dec_t encrypt;
+	aes_gcm_enc_dec_t decrypt;
+} GcmCode;
+
+static GcmCode gcm_best;		/* for this processor */
+static GcmCode gcm_avx2;
 
 /* Seal; the library refuses an argument only by its error number */
-static void
-ipsecmb_seal(CmekAead *aead, uint8 *out, const uint8 *nonce,
-			 const void *plain, Size len, const void *aad, Size aadlen)
+static inline void
+gcm_seal(const GcmCode *code, CmekAead *aead, uint8 *out, const uint8 *nonce,
+		 const void *plain, Size len, const void *aad, Size aadlen)
 {
 	IpsecmbAead *self = (IpsecmbAead *) aead;
 
-	gcm_encrypt(&self->key, &self->scratch, out, plain, len, nonce,
-				aad, aadlen, out + len, CMEK_TAG_LEN);
+	code->encrypt(&self->key, &self->scratch, out, plain, len, nonce,
+				  aad, aadlen, out + len, CMEK_TAG_LEN);
 	if (unlikely(imb_get_errno(NULL) != 0))
 		elog(ERROR, "libipsec-mb could not seal a value: %s",
 			 imb_get_strerror(imb_get_errno(NULL)));
@@ -73,9 +72,9 @@ ipsecmb_seal(CmekAead *aead, uint8 *out, const uint8 *nonce,
  * the computed one stands a tag that does not fit, so that an argument it
  * refuses is one that does not authenticate.
  */
-static bool
-ipsecmb_open(CmekAead *aead, void *plain, const uint8 *sealed, Size len,
-			 const void *aad, Size aadlen)
+static inline bool
+gcm_open(const GcmCode *code, CmekAead *aead, void *plain, const uint8 *sealed,
+		 Size len, const void *aad, Size aadlen)
 {
 	IpsecmbAead *self = (IpsecmbAead *) aead;
 	const uint8 *ciphertext = sealed + CMEK_NONCE_LEN;
@@ -84,9 +83,52 @@ ipsecmb_open(CmekAead *aead, void *plain, const uint8 *sealed, Size len,
 	memcpy(given, ciphertext + len, CMEK_TAG_LEN);
 	self->tag[0] = ~given[0];
 	self->tag[1] = ~given[1];
-	gcm_decrypt(&self->key, &self->scratch, plain, ciphertext, len, sealed,
-				aad, aadlen, (uint8 *) self->tag, CMEK_TAG_LEN);
+	code->decrypt(&self->key, &self->scratch, plain, ciphertext, len, sealed,
+				  aad, aadlen, (uint8 *) self->tag, CMEK_TAG_LEN);
 	return ((given[0] ^ self->tag[0]) | (given[1] ^ self->tag[1])) == 0;
+}
+
+/* Expand the key; each form of the code has a layout of its own for it */
+static bool
+ipsecmb_init(CmekAead *aead, const uint8 *key)
+{
+	gcm_best.expand(key, &((IpsecmbAead *) aead)->key);
+	return true;
+}
+
+static bool
+ipsecmb_init_avx2(CmekAead *aead, const uint8 *key)
+{
+	gcm_avx2.expand(key, &((IpsecmbAead *) aead)->key);
+	return true;
+}
+
+static void
+ipsecmb_seal(CmekAead *aead, uint8 *out, const uint8 *nonce,
+			 const void *plain, Size len, const void *aad, Size aadlen)
+{
+	gcm_seal(&gcm_best, aead, out, nonce, plain, len, aad, aadlen);
+}
+
+static void
+ipsecmb_seal_avx2(CmekAead *aead, uint8 *out, const uint8 *nonce,
+				  const void *plain, Size len, const void *aad, Size aadlen)
+{
+	gcm_seal(&gcm_avx2, aead, out, nonce, plain, len, aad, aadlen);
+}
+
+static bool
+ipsecmb_open(CmekAead *aead, void *plain, const uint8 *sealed, Size len,
+			 const void *aad, Size aadlen)
+{
+	return gcm_open(&gcm_best, aead, plain, sealed, len, aad, aadlen);
+}
+
+static bool
+ipsecmb_open_avx2(CmekAead *aead, void *plain, const uint8 *sealed, Size len,
+				  const void *aad, Size aadlen)
+{
+	return gcm_open(&gcm_avx2, aead, plain, sealed, len, aad, aadlen);
 }
 
 static const CmekAeadImpl cmek_aead_ipsecmb_impl = {
@@ -97,6 +139,25 @@ static const CmekAeadImpl cmek_aead_ipsecmb_impl = {
 	.open = ipsecmb_open,
 	.fini = NULL
 };
+
+/* The same without AVX512, which some processors are slower with */
+static const CmekAeadImpl cmek_aead_ipsecmb_avx2_impl = {
+	.name = "ipsec-mb-avx2",
+	.size = sizeof(IpsecmbAead),
+	.init = ipsecmb_init_avx2,
+	.seal = ipsecmb_seal_avx2,
+	.open = ipsecmb_open_avx2,
+	.fini = NULL
+};
+
+/* Take what we need out of a manager */
+static void
+gcm_code_set(GcmCode *code, const IMB_MGR *mgr)
+{
+	code->expand = mgr->gcm256_pre;
+	code->encrypt = mgr->gcm256_enc;
+	code->decrypt = mgr->gcm256_dec;
+}
 
 /* Why an allocated manager is not to be trusted; NULL when it is */
 static const char *
@@ -112,9 +173,14 @@ ipsecmb_set_up(IMB_MGR *mgr)
 		(mgr->features & IMB_FEATURE_SELF_TEST_PASS) == 0)
 		return "The self test of libipsec-mb did not succeed.";
 
-	gcm_expand = mgr->gcm256_pre;
-	gcm_encrypt = mgr->gcm256_enc;
-	gcm_decrypt = mgr->gcm256_dec;
+	gcm_code_set(&gcm_best, mgr);
+	if ((mgr->features & IMB_FEATURE_AVX2) != 0)
+	{
+		init_mb_mgr_avx2(mgr);
+		if (imb_get_errno(mgr) == 0 &&
+			(mgr->features & IMB_FEATURE_SELF_TEST_PASS) != 0)
+			gcm_code_set(&gcm_avx2, mgr);
+	}
 	return NULL;
 }
 
@@ -132,9 +198,9 @@ ipsecmb_probe(void)
 	return reason;
 }
 
-/* The implementation, if it can be used here */
+/* See aead.h. */
 const CmekAeadImpl *
-cmek_aead_ipsecmb(const char **reason)
+cmek_aead_ipsecmb(bool avx2, const char **reason)
 {
 	static bool probed = false;
 	static const char *unusable;
@@ -149,14 +215,19 @@ cmek_aead_ipsecmb(const char **reason)
 					 errdetail_internal("%s", unusable)));
 	}
 	*reason = unusable;
-	return unusable == NULL ? &cmek_aead_ipsecmb_impl : NULL;
+	if (unusable != NULL)
+		return NULL;
+	if (!avx2)
+		return &cmek_aead_ipsecmb_impl;
+	*reason = "The processor lacks AVX2.";
+	return gcm_avx2.decrypt != NULL ? &cmek_aead_ipsecmb_avx2_impl : NULL;
 }
 
 #else							/* !IPSECMB_USABLE */
 
-/* The implementation, if it can be used here */
+/* See aead.h. */
 const CmekAeadImpl *
-cmek_aead_ipsecmb(const char **reason)
+cmek_aead_ipsecmb(bool avx2, const char **reason)
 {
 	*reason = "cmek was built without libipsec-mb 1.3 or later.";
 	return NULL;

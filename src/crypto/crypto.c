@@ -21,6 +21,7 @@ bool		cmek_allow_core_dumps = false;
 static const struct config_enum_entry crypto_choices[] = {
 	{"auto", CMEK_CRYPTO_AUTO, false},
 	{"ipsec-mb", CMEK_CRYPTO_IPSECMB, false},
+	{"ipsec-mb-avx2", CMEK_CRYPTO_IPSECMB_AVX2, false},
 	{"openssl", CMEK_CRYPTO_OPENSSL, false},
 	{NULL, 0, false}
 };
@@ -31,7 +32,8 @@ crypto_check(int *newval, void **extra, GucSource source)
 {
 	const char *reason;
 
-	if (*newval != CMEK_CRYPTO_IPSECMB || cmek_aead_ipsecmb(&reason) != NULL)
+	if (*newval == CMEK_CRYPTO_AUTO || *newval == CMEK_CRYPTO_OPENSSL ||
+		cmek_aead_ipsecmb(*newval == CMEK_CRYPTO_IPSECMB_AVX2, &reason) != NULL)
 		return true;
 
 	GUC_check_errcode(ERRCODE_FEATURE_NOT_SUPPORTED);

@@ -17,6 +17,7 @@ typedef enum CmekCryptoChoice
 {
 	CMEK_CRYPTO_AUTO,
 	CMEK_CRYPTO_IPSECMB,
+	CMEK_CRYPTO_IPSECMB_AVX2,
 	CMEK_CRYPTO_OPENSSL
 } CmekCryptoChoice;
 

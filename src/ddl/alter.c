@@ -315,6 +315,11 @@ cmek_alter_after(CmekStatement *s)
 						relid)));
 	if (OidIsValid(s->unsealing))
 		cmek_bind_remove(relid);
-	else if (cmek_class_has_rows(&cls) && !cmek_plaintext_statistics)
-		cmek_heap_forget_statistics(relid);
+	else if (cmek_class_has_rows(&cls) && !cmek_plaintext_statistics &&
+			 cmek_heap_forget_statistics(relid))
+		ereport(NOTICE,
+				(errmsg("statistics of table \"%s\" are removed, which held values in clear",
+						NameStr(cls.relname)),
+				 errdetail("Old WAL and backups still hold them, and files of pg_statistic until it is vacuumed."),
+				 errhint("ANALYZE makes sealed ones.")));
 }

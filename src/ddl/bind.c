@@ -28,6 +28,7 @@
 #include "ddl/statement.h"
 #include "keys/events.h"
 #include "keys/keys.h"
+#include "stats/stats.h"
 
 /* Each costs two calls to a KMS at every switch */
 #define MAX_REPLICAS 16
@@ -159,7 +160,10 @@ void
 cmek_bind_forget_stale(const CmekClass *cls)
 {
 	if (cmek_class_has_rows(cls) && cmek_table_is_bound(cls->relid))
+	{
+		cmek_stats_forget(cls->relid);
 		cmek_keys_delete(cls->relid);
+	}
 }
 
 /* Note for the auditors what is being tried */
@@ -313,6 +317,8 @@ cmek_bind_move(const CmekClass *cls, const CmekKeys *keys)
 		cmek_keys_rewrap(cls->relid, serverid, replicas);
 	else if (!bind_same_replicas(&old, keys))
 		cmek_keys_set_replicas(cls->relid, replicas);
+	if (moves || !bind_same_replicas(&old, keys))
+		cmek_stats_forget_ancestors(cls->relid);
 }
 
 /* What a table's keys become by ALTER TABLE: what is not asked for stays */
@@ -382,6 +388,7 @@ cmek_bind_remove_keys(Oid relid)
 void
 cmek_bind_remove(Oid relid)
 {
+	cmek_stats_forget(relid);
 	cmek_bind_remove_keys(relid);
 	cmek_label_set(relid, NULL);
 }

@@ -21,6 +21,7 @@
 #include "compat.h"
 #include "ddl/statement.h"
 #include "keys/keys.h"
+#include "stats/stats.h"
 
 PG_FUNCTION_INFO_V1(cmek_import_keys);
 
@@ -61,6 +62,7 @@ exchange_import_table(const CmekChain *chain)
 	keys.key = server;
 	keys.replicas = cmek_bind_replace(keys.replicas, server, NULL);
 	cmek_keys_import(chain, cmek_bind_server(server));
+	cmek_stats_forget_ancestors(cls.relid);
 	cmek_label_set(cls.relid, &keys);
 	return true;
 }

@@ -61,6 +61,9 @@ hook_before(CmekStatement *s, Node *node)
 			return cmek_mapping_create_before((CreateUserMappingStmt *) node);
 		case T_AlterUserMappingStmt:
 			return cmek_mapping_alter_before((AlterUserMappingStmt *) node);
+		case T_CreateStatsStmt:
+			cmek_policy_check_statistics((CreateStatsStmt *) node);
+			break;
 		case T_DropStmt:
 			cmek_drop_before(s, (DropStmt *) node);
 			break;

@@ -2,7 +2,7 @@
  *
  * policy.c
  *	  What is refused because it would put values in clear, or lose them:
- *	  plain indexes, plain tables, logical decoding.
+ *	  plain indexes, plain tables, extended statistics, logical decoding.
  *
  * Each refusal names the setting that allows it.  A rebuild of an index that
  * exists already is never refused: that would break maintenance.
@@ -13,6 +13,7 @@
 
 #include "access/table.h"
 #include "access/xlog.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
 #include "commands/extension.h"
@@ -105,6 +106,33 @@ cmek_policy_check_plain(const CmekClass *cls)
 			 errdetail("cmek.enforce_encryption is on."),
 			 errhint("Use access method %s: USING %s, or set default_table_access_method.",
 					 CMEK_HEAP_NAME, CMEK_HEAP_NAME)));
+}
+
+/*
+ * CREATE STATISTICS: the planner has no hook for extended statistics, so there
+ * are none that are sealed.  A copy of a table's definition (LIKE) may name
+ * them: they stay empty.
+ */
+void
+cmek_policy_check_statistics(CreateStatsStmt *stmt)
+{
+	RangeVar   *table = list_length(stmt->relations) == 1 &&
+		IsA(linitial(stmt->relations), RangeVar) ? linitial(stmt->relations) : NULL;
+	CmekClass	cls;
+	Oid			relid;
+
+	if (cmek_plaintext_statistics || table == NULL || stmt->transformed)
+		return;
+	relid = RangeVarGetRelid(table, NoLock, true);
+	if (!OidIsValid(relid) || !cmek_class_get(relid, &cls) ||
+		!(cmek_class_is_sealed(&cls) || cmek_partition_parent_is_sealed(relid)))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("extended statistics of sealed table \"%s\" cannot be sealed",
+					NameStr(cls.relname)),
+			 errdetail("They would hold values in clear."),
+			 errhint("SET cmek.plaintext_statistics = on accepts this for CREATE STATISTICS and ANALYZE.")));
 }
 
 /* A sealed table is made */

@@ -232,6 +232,7 @@ extern void cmek_policy_index_made(const CmekClass *index,
 								   const CmekClass *table, bool internal);
 extern void cmek_policy_check_indexes(Oid relid);
 extern void cmek_policy_check_plain(const CmekClass *cls);
+extern void cmek_policy_check_statistics(CreateStatsStmt *stmt);
 extern void cmek_policy_check_logical(const CmekClass *cls);
 
 /* ---- settings.c ---- */

@@ -16,6 +16,7 @@
 #include "catalog/indexing.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
+#include "catalog/pg_statistic.h"
 #include "commands/defrem.h"
 #include "storage/lmgr.h"
 #include "utils/fmgroids.h"
@@ -45,6 +46,25 @@ exposure_init(void)
 							 false,
 							 PGC_SUSET, 0,
 							 NULL, NULL, NULL);
+}
+
+/* Has a relation column statistics in the catalog? */
+static bool
+has_statistics(Oid relid)
+{
+	Relation	rel = table_open(StatisticRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	bool		found;
+
+	ScanKeyInit(&key, Anum_pg_statistic_starelid, BTEqualStrategyNumber,
+				F_OIDEQ, ObjectIdGetDatum(relid));
+	scan = systable_beginscan(rel, StatisticRelidAttnumInhIndexId, true, NULL,
+							  1, &key);
+	found = HeapTupleIsValid(systable_getnext(scan));
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return found;
 }
 
 /* Remove the statistics of one relation, if nobody else is at them */
@@ -92,20 +112,28 @@ direct_parents(Oid relid)
 	return parents;
 }
 
-/* Remove the statistics of all ancestors, which are taken from its rows too */
-static void
-forget_statistics_of_ancestors(Oid relid)
+/* See heap.h. */
+List *
+cmek_heap_ancestors(Oid relid)
 {
 	List	   *relids = direct_parents(relid);
 
 	/* the list grows while we walk it */
 	for (int i = 0; i < list_length(relids); i++)
-	{
-		Oid			ancestor = list_nth_oid(relids, i);
+		relids = list_concat_unique_oid(relids,
+										direct_parents(list_nth_oid(relids, i)));
+	return relids;
+}
 
-		forget_statistics_of(ancestor);
-		relids = list_concat_unique_oid(relids, direct_parents(ancestor));
-	}
+/* Remove the statistics of all ancestors, which are taken from its rows too */
+static void
+forget_statistics_of_ancestors(Oid relid)
+{
+	List	   *relids = cmek_heap_ancestors(relid);
+	ListCell   *lc;
+
+	foreach(lc, relids)
+		forget_statistics_of(lfirst_oid(lc));
 	list_free(relids);
 }
 
@@ -113,14 +141,17 @@ forget_statistics_of_ancestors(Oid relid)
  * Remove what is in the catalogs of the values of a table that is being
  * sealed: column statistics, those of its expression indexes, extended ones,
  * and the same of its ancestors.  Dead row versions stay until the catalogs
- * are vacuumed.
+ * are vacuumed.  Had it column statistics of its own?
  */
-void
+bool
 cmek_heap_forget_statistics(Oid relid)
 {
+	bool		had = has_statistics(relid);
+
 	forget_statistics_of(relid);
 	forget_statistics_of_ancestors(relid);
 	CommandCounterIncrement();
+	return had;
 }
 
 /*

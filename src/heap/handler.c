@@ -23,6 +23,8 @@ bool		(*cmek_index_is_sealed) (Relation index) = NULL;
 void		(*cmek_verify_index) (Relation heap, Relation index,
 								  CmekVerifyReport report, void *state) = NULL;
 
+const CmekAnalyzeHooks *cmek_analyze_hooks = NULL;
+
 const TableAmRoutine *cmek_stock_heap = NULL;
 TupleDesc	cmek_sealed_desc = NULL;
 

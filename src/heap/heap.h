@@ -39,8 +39,35 @@ extern PGDLLIMPORT void (*cmek_verify_index) (Relation heap, Relation index,
 extern PGDLLIMPORT bool cmek_plaintext_statistics;
 extern PGDLLIMPORT bool cmek_allow_logical_decoding;
 
-/* Remove planner statistics of a table that is sealed, or about to be */
-extern void cmek_heap_forget_statistics(Oid relid);
+/*
+ * What stats/ does with the rows that ANALYZE meets while none is handed to
+ * core; set when the library is loaded.  "row" is called with the row's buffer
+ * locked: it may copy, and nothing else.
+ */
+typedef struct CmekAnalyzeHooks
+{
+	void		(*begin) (Relation rel);
+	void		(*row) (HeapTuple sealed, double liverows);
+	void		(*end) (Relation rel);
+	/* ANALYZE hands rows to core: what was sealed is of yesterday */
+	void		(*forget) (Relation rel);
+	/* rewrite what is sealed by old data keys of a table, which go */
+	void		(*reseal) (Oid relid);
+} CmekAnalyzeHooks;
+
+extern PGDLLIMPORT const CmekAnalyzeHooks *cmek_analyze_hooks;
+
+/* The logical row of a sealed one, palloc'd; NULL when it does not open */
+extern HeapTuple cmek_heap_try_open(Relation rel, HeapTuple sealed);
+
+/* All that a relation is a partition or an inheritance child of */
+extern List *cmek_heap_ancestors(Oid relid);
+
+/*
+ * Remove planner statistics of a table that is sealed, or about to be, and of
+ * its ancestors; was there one of the table's own?
+ */
+extern bool cmek_heap_forget_statistics(Oid relid);
 
 /* Called once by _PG_init */
 extern void cmek_heap_init(void);

@@ -33,10 +33,24 @@ sealed_slot_callbacks(Relation rel)
  * ----------
  */
 
-/*
- * scan_begin.  ANALYZE without plaintext statistics looks at no value and
- * needs no key.
- */
+/* ANALYZE begins to scan.  Without plaintext statistics it needs no key. */
+static void
+analyze_begin(Relation rel)
+{
+	if (cmek_plaintext_statistics)
+	{
+		if (cmek_analyze_hooks != NULL)
+			cmek_analyze_hooks->forget(rel);
+		/* after that news of the relation: the ring has to last for a page */
+		(void) heap_key_for_read(rel);
+		return;
+	}
+	exposure_analyze(rel);
+	if (cmek_analyze_hooks != NULL)
+		cmek_analyze_hooks->begin(rel);
+}
+
+/* scan_begin */
 static TableScanDesc
 sealed_scan_begin(Relation rel, Snapshot snapshot, int nkeys,
 				  struct ScanKeyData *key, ParallelTableScanDesc pscan,
@@ -46,12 +60,26 @@ sealed_scan_begin(Relation rel, Snapshot snapshot, int nkeys,
 	{
 		if (nkeys > 0)
 			elog(ERROR, "scan keys cannot be applied to a sealed table");
-		if ((flags & SO_TYPE_ANALYZE) == 0 || cmek_plaintext_statistics)
+		if ((flags & SO_TYPE_ANALYZE) == 0)
 			(void) heap_key_for_read(rel);
 		else
-			exposure_analyze(rel);
+			analyze_begin(rel);
 	}
 	return cmek_stock_heap->scan_begin(rel, snapshot, nkeys, key, pscan, flags);
+}
+
+/* scan_end.  An ANALYZE ends in here with all rows that it will meet. */
+static void
+sealed_scan_end(TableScanDesc scan)
+{
+	Relation	rel = scan->rs_rd;
+	bool		analyze = (scan->rs_flags & SO_TYPE_ANALYZE) != 0 &&
+		!is_toast_table(rel) && !cmek_plaintext_statistics;
+
+	/* core has opened the relation, too */
+	cmek_stock_heap->scan_end(scan);
+	if (analyze && cmek_analyze_hooks != NULL)
+		cmek_analyze_hooks->end(rel);
 }
 
 /*
@@ -222,6 +250,16 @@ stock_analyze_next_tuple(CMEK_ANALYZE_NEXT_PARAMS(scan, slot))
 	return cmek_stock_heap->scan_analyze_next_tuple(CMEK_ANALYZE_NEXT_ARGS(scan, slot));
 }
 
+/* All rows of a block: counted, and offered to the sample of stats/ */
+static void
+analyze_block(CMEK_ANALYZE_NEXT_PARAMS(scan, inner))
+{
+	while (stock_analyze_next_tuple(CMEK_ANALYZE_NEXT_ARGS(scan, inner)))
+		if (cmek_analyze_hooks != NULL)
+			cmek_analyze_hooks->row(((BufferHeapTupleTableSlot *) inner)->base.tuple,
+									*liverows);
+}
+
 /*
  * scan_analyze_next_tuple: count all rows of the block, and hand out rows only
  * when their values may stand in pg_statistic.
@@ -233,8 +271,7 @@ sealed_analyze_next_tuple(CMEK_ANALYZE_NEXT_PARAMS(scan, slot))
 		return stock_analyze_next_tuple(CMEK_ANALYZE_NEXT_ARGS(scan, slot));
 	if (!cmek_plaintext_statistics)
 	{
-		while (stock_analyze_next_tuple(CMEK_ANALYZE_NEXT_ARGS(scan, slot_inner(slot))))
-			;
+		analyze_block(CMEK_ANALYZE_NEXT_ARGS(scan, slot_inner(slot)));
 		ExecClearTuple(slot);
 		return false;
 	}
@@ -257,6 +294,7 @@ read_set_callbacks(TableAmRoutine *am)
 {
 	am->slot_callbacks = sealed_slot_callbacks;
 	am->scan_begin = sealed_scan_begin;
+	am->scan_end = sealed_scan_end;
 	am->scan_getnextslot = sealed_scan_getnextslot;
 	am->scan_getnextslot_tidrange = sealed_scan_getnextslot_tidrange;
 	am->index_fetch_begin = sealed_index_fetch_begin;

@@ -401,6 +401,7 @@ cmek_renew_main(Datum arg)
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(arg),
 											  InvalidOid, 0);
+	cmek_bgworker_pin_settings();
 	/* somebody may be waiting: never wait long for locks of the catalogs */
 	if (request.what == CMEK_RENEW_ROTATE)
 		SetConfigOption("lock_timeout", "1s", PGC_SUSET, PGC_S_OVERRIDE);

@@ -496,6 +496,8 @@ reseal_retire(ResealPass *pass)
 	if (pass_has_same_files(pass, table))
 	{
 		PushActiveSnapshot(GetTransactionSnapshot());
+		if (cmek_analyze_hooks != NULL)
+			cmek_analyze_hooks->reseal(pass->relid);
 		cmek_keys_retire(pass->relid, pass->old);
 		PopActiveSnapshot();
 	}

@@ -75,11 +75,11 @@ row_dek(CmekKeyRing *ring, uint32 id)
 	return cmek_keyring_find(ring, CMEK_STRUCTURE_HEAP, id);
 }
 
-/* Associated data of a row: the head of its key, in place */
+/* Associated data of a row: where it lies in its key, without a copy */
 static inline const CmekRowAad *
 row_aad(const CmekDek *dek)
 {
-	return (const CmekRowAad *) dek;
+	return (const CmekRowAad *) dek->structure;
 }
 
 /* Seal what a row hides, len bytes of it, into a body */
@@ -183,20 +183,32 @@ row_try_open_into(CmekKeyRing *ring, HeapTuple sealed, char *plain)
 }
 
 /*
- * The same, for a row of sane length, when it takes neither a look into the
- * catalogs nor patience: false also for a row of an older data key, and for a
- * torn one.  Whoever is refused asks row_open_from_buffer.
+ * What a row of sane length hides, without its header, when it takes neither a
+ * look into the catalogs nor patience: false also for a row of an older data
+ * key, and for a torn one.  Whoever is refused asks row_open_from_buffer.
  */
 bool
+row_decrypt_quickly(CmekKeyRing *ring, HeapTuple sealed, char *plain)
+{
+	return likely(row_dek_id(sealed->t_data) == ring->heap->id) &&
+		likely(row_decrypt(ring->heap, sealed, plain + CMEK_ROW_CLEAR));
+}
+
+/* Complete a decrypted row by the header that it has now */
+void
+row_show_header(HeapTuple sealed, char *plain)
+{
+	memcpy(plain, sealed->t_data, CMEK_ROW_CLEAR);
+	row_merge_infomask((HeapTupleHeader) plain, sealed->t_data);
+}
+
+/* Both */
+static bool
 row_open_quickly(CmekKeyRing *ring, HeapTuple sealed, char *plain)
 {
-	HeapTupleHeader header = sealed->t_data;
-
-	if (unlikely(row_dek_id(header) != ring->heap->id) ||
-		unlikely(!row_decrypt(ring->heap, sealed, plain + CMEK_ROW_CLEAR)))
+	if (!row_decrypt_quickly(ring, sealed, plain))
 		return false;
-	memcpy(plain, header, CMEK_ROW_CLEAR);
-	row_merge_infomask((HeapTupleHeader) plain, header);
+	row_show_header(sealed, plain);
 	return true;
 }
 
@@ -278,6 +290,20 @@ row_reseal(const CmekDek *from, const CmekDek *to, HeapTuple sealed,
 	return true;
 }
 
+/* Room for the logical tuple of a sealed one of sane length, in one chunk */
+static HeapTuple
+row_alloc(HeapTuple sealed)
+{
+	Size		len = sealed->t_len - CMEK_ROW_OVERHEAD;
+	HeapTuple	plain = (HeapTuple) palloc(HEAPTUPLESIZE + len);
+
+	plain->t_len = len;
+	plain->t_self = sealed->t_self;
+	plain->t_tableOid = sealed->t_tableOid;
+	plain->t_data = (HeapTupleHeader) ((char *) plain + HEAPTUPLESIZE);
+	return plain;
+}
+
 /*
  * A logical copy of a sealed tuple, in one palloc'd chunk; NULL when it does
  * not authenticate.  The tuple is a copy itself, or nobody can reseal it.
@@ -286,23 +312,24 @@ static HeapTuple
 row_try_open(Relation rel, HeapTuple sealed)
 {
 	CmekKeyRing *ring = cmek_keyring_acquire(rel);
-	Size		len;
 	HeapTuple	plain;
 
 	if (!row_len_is_sane(sealed))
 		return NULL;
-	len = sealed->t_len - CMEK_ROW_OVERHEAD;
-	plain = (HeapTuple) palloc(HEAPTUPLESIZE + len);
-	plain->t_len = len;
-	plain->t_self = sealed->t_self;
-	plain->t_tableOid = sealed->t_tableOid;
-	plain->t_data = (HeapTupleHeader) ((char *) plain + HEAPTUPLESIZE);
+	plain = row_alloc(sealed);
 	if (unlikely(!row_try_open_into(ring, sealed, (char *) plain->t_data)))
 	{
 		heap_freetuple(plain);
 		return NULL;
 	}
 	return plain;
+}
+
+/* See heap.h. */
+HeapTuple
+cmek_heap_try_open(Relation rel, HeapTuple sealed)
+{
+	return row_try_open(rel, sealed);
 }
 
 /* The same; ERROR when it does not authenticate */
@@ -317,45 +344,83 @@ row_open(Relation rel, HeapTuple sealed)
 }
 
 /*
- * The sealed tuple at a TID, copied; NULL when the line pointer holds no
- * tuple.  The caller knows by its snapshot that the row cannot be vacuumed.
+ * Read and lock the buffer of a TID.  The tuple has no data when its line
+ * pointer holds none.  The caller knows by its snapshot that the row cannot be
+ * vacuumed.
  */
-static HeapTuple
-row_fetch_sealed(Relation rel, ItemPointer tid)
+static Buffer
+row_find(Relation rel, ItemPointer tid, HeapTuple tuple)
 {
 	Buffer		buf = ReadBuffer(rel, ItemPointerGetBlockNumber(tid));
 	OffsetNumber off = ItemPointerGetOffsetNumber(tid);
-	HeapTuple	copy = NULL;
 	Page		page;
+	ItemId		lp;
 
+	tuple->t_data = NULL;
 	LockBuffer(buf, BUFFER_LOCK_SHARE);
 	page = BufferGetPage(buf);
-	if (off >= FirstOffsetNumber && off <= PageGetMaxOffsetNumber(page))
+	if (off < FirstOffsetNumber || off > PageGetMaxOffsetNumber(page))
+		return buf;
+	lp = PageGetItemId(page, off);
+	if (!ItemIdIsNormal(lp))
+		return buf;
+	tuple->t_data = (HeapTupleHeader) PageGetItem(page, lp);
+	/* a line pointer may lie, but not lead out of the page */
+	tuple->t_len = Min(ItemIdGetLength(lp), BLCKSZ - ItemIdGetOffset(lp));
+	tuple->t_self = *tid;
+	tuple->t_tableOid = RelationGetRelid(rel);
+	return buf;
+}
+
+/* The sealed tuple at a TID, copied; NULL when there is none */
+static HeapTuple
+row_fetch_sealed(Relation rel, ItemPointer tid)
+{
+	HeapTuple	copy = NULL;
+	HeapTupleData tuple;
+	Buffer		buf = row_find(rel, tid, &tuple);
+
+	if (tuple.t_data != NULL)
+		copy = heap_copytuple(&tuple);
+	UnlockReleaseBuffer(buf);
+	return copy;
+}
+
+/*
+ * The logical tuple at a TID, palloc'd, opened where it lies: nobody reseals
+ * it under our lock.  NULL when that needs more than the key at hand, or there
+ * is none.
+ */
+static HeapTuple
+row_fetch_quickly(Relation rel, ItemPointer tid)
+{
+	CmekKeyRing *ring = cmek_keyring_acquire(rel);
+	HeapTupleData sealed;
+	Buffer		buf = row_find(rel, tid, &sealed);
+	HeapTuple	plain = NULL;
+
+	if (likely(sealed.t_data != NULL && row_len_is_sane(&sealed)))
 	{
-		ItemId		lp = PageGetItemId(page, off);
-
-		if (ItemIdIsNormal(lp))
+		plain = row_alloc(&sealed);
+		if (unlikely(!row_open_quickly(ring, &sealed, (char *) plain->t_data)))
 		{
-			HeapTupleData tuple;
-
-			tuple.t_data = (HeapTupleHeader) PageGetItem(page, lp);
-			/* a line pointer may lie, but not lead out of the page */
-			tuple.t_len = Min(ItemIdGetLength(lp), BLCKSZ - ItemIdGetOffset(lp));
-			tuple.t_self = *tid;
-			tuple.t_tableOid = RelationGetRelid(rel);
-			copy = heap_copytuple(&tuple);
+			heap_freetuple(plain);
+			plain = NULL;
 		}
 	}
 	UnlockReleaseBuffer(buf);
-	return copy;
+	return plain;
 }
 
 /* The logical tuple at a TID, palloc'd; NULL when there is none */
 HeapTuple
 row_fetch(Relation rel, ItemPointer tid)
 {
+	HeapTuple	quick = row_fetch_quickly(rel, tid);
 	uint32		last = 0;
 
+	if (likely(quick != NULL))
+		return quick;
 	for (;;)
 	{
 		HeapTuple	sealed = row_fetch_sealed(rel, tid);

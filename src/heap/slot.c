@@ -31,6 +31,9 @@ typedef struct SealedSlot
 	bool		columns_unused; /* copies of pending rows may be empty */
 	char	   *buffer;			/* the unsealed row, in tts_mcxt */
 	Size		bufsize;
+	/* the next row of the page, unsealed ahead of its turn; as large */
+	char	   *spare;
+	OffsetNumber ahead;			/* its place; invalid: nothing */
 	FixedColumns *fixed;		/* of the descriptor; NULL: not made yet */
 	bool		deformed;		/* tts_nvalid columns are from deform.c */
 	/* columns that were asked for since the page of a scan was begun */
@@ -60,6 +63,8 @@ sealed_slot_init(TupleTableSlot *slot)
 	s->columns_unused = false;
 	s->buffer = NULL;
 	s->bufsize = 0;
+	s->spare = NULL;
+	s->ahead = InvalidOffsetNumber;
 	s->fixed = NULL;
 	s->deformed = false;
 	s->wanted = 0;
@@ -82,10 +87,13 @@ sealed_slot_release(TupleTableSlot *slot)
 	pfree(s->inner);
 	if (s->buffer)
 		pfree(s->buffer);
+	if (s->spare)
+		pfree(s->spare);
 	if (s->fixed)
 		pfree(s->fixed);
 	s->inner = NULL;
 	s->buffer = NULL;
+	s->spare = NULL;
 	s->fixed = NULL;
 	s->bufsize = 0;
 }
@@ -114,6 +122,7 @@ sealed_slot_clear(TupleTableSlot *slot)
 	SealedSlot *s = (SealedSlot *) slot;
 
 	slot_reset_logical(s);
+	s->ahead = InvalidOffsetNumber;
 	slot->tts_flags |= TTS_FLAG_EMPTY;
 	ItemPointerSetInvalid(&slot->tts_tid);
 	if (!TTS_EMPTY(s->inner))
@@ -137,6 +146,7 @@ slot_take_inner(TupleTableSlot *slot, Relation rel, CmekKeyRing *ring)
 	}
 	slot_reset_logical(s);
 	s->pending = true;
+	s->ahead = InvalidOffsetNumber;
 	s->wanted_before = s->wanted;
 	s->wanted = 0;
 	s->ring = ring;
@@ -179,8 +189,11 @@ slot_reserve(SealedSlot *s, Size len)
 		return;
 	if (s->buffer)
 		pfree(s->buffer);
-	s->buffer = NULL;
+	if (s->spare)
+		pfree(s->spare);
+	s->buffer = s->spare = NULL;
 	s->bufsize = 0;
+	s->ahead = InvalidOffsetNumber;
 	s->buffer = MemoryContextAlloc(s->base.base.tts_mcxt, len + BUFFER_STEP);
 	s->bufsize = len + BUFFER_STEP;
 }
@@ -277,9 +290,11 @@ sealed_slot_getsomeattrs(TupleTableSlot *slot, int natts)
  */
 
 /* So many rows ahead a row is fetched from memory, all lines of it */
-#define PREFETCH_ROWS 4
+#define PREFETCH_ROWS 5
 #define PREFETCH_LINE 64
 #define PREFETCH_LINES_MAX 8
+/* ... and so many of a page's header and line pointers */
+#define PREFETCH_HEAD_LINES 4
 
 static inline void
 prefetch_row(Page page, OffsetNumber off)
@@ -292,6 +307,31 @@ prefetch_row(Page page, OffsetNumber off)
 	for (; at < end; at += PREFETCH_LINE)
 		__builtin_prefetch(at);
 	__builtin_prefetch(end - 1);
+}
+
+/*
+ * The last rows of a page fetch the first ones of the next: the n-th of them,
+ * from a page's end, if all are as long as this one.  Where the next page lies
+ * is a guess (a table read into free buffers lies in order), and only costs
+ * memory bandwidth when it is wrong: nothing is read.
+ */
+static inline void
+prefetch_next_page(Buffer buf, int n, Size len)
+{
+	Size		back = (n + 1) * MAXALIGN(len);
+	char	   *page;
+
+	if (BufferIsLocal(buf) || buf >= NBuffers)
+		return;
+	page = BufferGetBlock(buf + 1);
+	if (n == 0)
+		for (int i = 0; i < PREFETCH_HEAD_LINES; i++)
+			__builtin_prefetch(page + i * PREFETCH_LINE);
+	if (back + PREFETCH_LINE > BLCKSZ / 2)
+		return;
+	for (char *at = page + BLCKSZ - back;
+		 at < page + BLCKSZ - back + len; at += PREFETCH_LINE)
+		__builtin_prefetch(at);
 }
 
 /* Stock heap has begun a page: fetch its first rows, all at once */
@@ -307,22 +347,62 @@ slot_begin_page(TupleTableSlot *slot, HeapScanDesc scan)
 		prefetch_row(BufferGetPage(scan->rs_cbuf), scan->rs_vistuples[i]);
 }
 
+/* Has our buffer room for this row, of sane length? */
+static inline bool
+slot_has_room(const SealedSlot *s, HeapTuple sealed)
+{
+	Size		len = sealed->t_len - CMEK_ROW_OVERHEAD;
+
+	return len <= s->bufsize && len >= SizeofHeapTupleHeader;
+}
+
 /*
- * Unseal the row of a query that has asked for the row before it, and deform
- * what was asked for then.  When that needs more than a key at hand, or cannot
- * be done, the row stays pending: an error is for those who ask.
+ * Unseal the row of a query that has asked for the row before it, unless that
+ * was done in the turn before, and deform what was asked for then.  When it
+ * needs more than a key at hand, or cannot be done, the row stays pending: an
+ * error is for those who ask.
  */
 static inline void
 slot_open_ahead(SealedSlot *s, HeapTuple sealed)
 {
 	Size		len = sealed->t_len - CMEK_ROW_OVERHEAD;
 
-	if (unlikely(len > s->bufsize || len < SizeofHeapTupleHeader) ||
-		unlikely(!row_open_quickly(s->ring, sealed, s->buffer)))
+	if (likely(s->ahead == ItemPointerGetOffsetNumber(&sealed->t_self)))
+	{
+		char	   *buffer = s->buffer;
+
+		s->buffer = s->spare;
+		s->spare = buffer;
+	}
+	else if (unlikely(!slot_has_room(s, sealed)) ||
+			 unlikely(!row_decrypt_quickly(s->ring, sealed, s->buffer)))
 		return;
+	row_show_header(sealed, s->buffer);
 	slot_set_opened(s, len);
 	if (!slot_deform_fixed(s, s->wanted))
 		TTSOpsHeapTuple.getsomeattrs(&s->base.base, s->wanted);
+}
+
+/*
+ * Unseal the row after that one: the cipher works on it while the executor
+ * works on the row before, and what it wrote is in the cache when it is read.
+ * Only what the tag protects is taken now; the header is read in its turn.
+ */
+static inline void
+slot_open_next(SealedSlot *s, Page page, OffsetNumber off)
+{
+	ItemId		lp = PageGetItemId(page, off);
+	HeapTupleData sealed;
+
+	s->ahead = InvalidOffsetNumber;
+	sealed.t_data = (HeapTupleHeader) PageGetItem(page, lp);
+	sealed.t_len = ItemIdGetLength(lp);
+	if (unlikely(!slot_has_room(s, &sealed)))
+		return;
+	if (unlikely(s->spare == NULL))
+		s->spare = MemoryContextAlloc(s->base.base.tts_mcxt, s->bufsize);
+	if (likely(row_decrypt_quickly(s->ring, &sealed, s->spare)))
+		s->ahead = off;
 }
 
 /*
@@ -362,11 +442,19 @@ slot_next_on_page(TupleTableSlot *slot, HeapScanDesc scan, CmekKeyRing *ring)
 	s->inner->tts_tid = tuple->t_self;
 	slot->tts_tid = tuple->t_self;
 	slot->tts_tableOid = tuple->t_tableOid;
-	if (s->wanted > 0)
+	if (s->wanted == 0)
+		s->ahead = InvalidOffsetNumber;
+	else
 	{
-		if (next + PREFETCH_ROWS <= last)
-			prefetch_row(page, scan->rs_vistuples[next + PREFETCH_ROWS]);
+		int			ahead = next + PREFETCH_ROWS;
+
+		if (ahead <= last)
+			prefetch_row(page, scan->rs_vistuples[ahead]);
+		else
+			prefetch_next_page(scan->rs_cbuf, ahead - last - 1, tuple->t_len);
 		slot_open_ahead(s, tuple);
+		if (next < last)
+			slot_open_next(s, page, scan->rs_vistuples[next + 1]);
 	}
 	return true;
 }

@@ -156,6 +156,20 @@ batch_fit(Relation rel, TupleTableSlot **slots, int n, int options,
 	return total;
 }
 
+/* Slots for n sealed rows: copies of one, which is made as all slots are */
+static void
+batch_make_slots(SealedBatch *batch, int n)
+{
+	TupleTableSlot *first = cmek_make_slot(cmek_sealed_desc, &TTSOpsHeapTuple);
+	HeapTupleTableSlot *slots = palloc(n * sizeof(HeapTupleTableSlot));
+
+	for (int i = 0; i < n; i++)
+	{
+		memcpy(&slots[i], first, sizeof(HeapTupleTableSlot));
+		batch->slots[i] = &slots[i].base;
+	}
+}
+
 /* Seal the rows of a batch into an arena and store them in slots */
 static void
 batch_seal(SealedBatch *batch, Relation rel, HeapTuple *fitting, int n,
@@ -164,10 +178,10 @@ batch_seal(SealedBatch *batch, Relation rel, HeapTuple *fitting, int n,
 	CmekKeyRing *ring = heap_key_for_write(rel);
 	char	   *arena = MemoryContextAllocHuge(batch->context, total);
 
+	batch_make_slots(batch, n);
 	for (int i = 0; i < n; i++)
 	{
 		HeapTuple	sealed = &batch->tuples[i];
-		TupleTableSlot *slot;
 
 		sealed->t_len = row_sealed_len(fitting[i]);
 		ItemPointerSetInvalid(&sealed->t_self);
@@ -176,10 +190,8 @@ batch_seal(SealedBatch *batch, Relation rel, HeapTuple *fitting, int n,
 		row_seal_into(ring, sealed->t_data, fitting[i]);
 		arena += MAXALIGN(sealed->t_len);
 
-		slot = cmek_make_slot(cmek_sealed_desc, &TTSOpsHeapTuple);
-		ExecStoreHeapTuple(sealed, slot, false);
-		slot->tts_flags |= TTS_FLAG_SHOULDFREE;
-		batch->slots[i] = slot;
+		ExecStoreHeapTuple(sealed, batch->slots[i], false);
+		batch->slots[i]->tts_flags |= TTS_FLAG_SHOULDFREE;
 	}
 }
 
@@ -272,7 +284,7 @@ column_changed(TupleDesc desc, int attnum, HeapTuple oldtup, HeapTuple newtup)
 
 /* Does any column of a set (offset as in relcache.c) differ? */
 static bool
-columns_changed(TupleDesc desc, Bitmapset *set, HeapTuple oldtup,
+columns_changed(TupleDesc desc, const Bitmapset *set, HeapTuple oldtup,
 				HeapTuple newtup)
 {
 	int			member = -1;
@@ -284,28 +296,29 @@ columns_changed(TupleDesc desc, Bitmapset *set, HeapTuple oldtup,
 	return false;
 }
 
-/* Which of the sets of indexed columns does an update change? */
+/*
+ * Which of the sets of indexed columns does an update change?  The sets are
+ * looked at where the relation keeps them: comparing bytes invalidates nothing.
+ */
 static void
 update_compare(Relation rel, HeapTuple oldtup, HeapTuple newtup,
 			   ColumnChange *change)
 {
 	TupleDesc	desc = RelationGetDescr(rel);
-	Bitmapset  *hot = RelationGetIndexAttrBitmap(rel, CMEK_ATTRS_HOT_BLOCKING);
-	Bitmapset  *key = RelationGetIndexAttrBitmap(rel, INDEX_ATTR_BITMAP_KEY);
-	Bitmapset  *summarized = CMEK_ATTRS_SUMMARIZED(rel);
 
+	if (!CMEK_INDEX_ATTRS_KNOWN(rel))
+		bms_free(RelationGetIndexAttrBitmap(rel, INDEX_ATTR_BITMAP_KEY));
 	/* heap_update will say that the old row is gone: compare nothing */
 	if (oldtup == NULL)
 		*change = (ColumnChange) {true, true, true};
 	else
 	{
-		change->key = columns_changed(desc, key, oldtup, newtup);
-		change->hot_blocking = columns_changed(desc, hot, oldtup, newtup);
-		change->summarized = columns_changed(desc, summarized, oldtup, newtup);
+		change->key = columns_changed(desc, rel->rd_keyattr, oldtup, newtup);
+		change->hot_blocking = columns_changed(desc, CMEK_ATTRS_HOT_BLOCKING(rel),
+											   oldtup, newtup);
+		change->summarized = columns_changed(desc, CMEK_ATTRS_SUMMARIZED(rel),
+											 oldtup, newtup);
 	}
-	bms_free(hot);
-	bms_free(key);
-	bms_free(summarized);
 }
 
 /* Must an UPDATE know the old row? */

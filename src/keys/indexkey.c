@@ -243,9 +243,9 @@ cmek_index_key_init(void)
 	RegisterSubXactCallback(at_subxact_end, NULL);
 }
 
-/* Ask for the ring of a table inside a subtransaction. */
-static bool
-try_acquire(Oid relid)
+/* See keys.h. */
+bool
+cmek_key_try(void (*work) (void *arg), void *arg)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -255,7 +255,7 @@ try_acquire(Oid relid)
 	MemoryContextSwitchTo(context);
 	PG_TRY();
 	{
-		(void) cmek_keyring_acquire_index(relid, false);
+		work(arg);
 		ReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
@@ -277,9 +277,16 @@ try_acquire(Oid relid)
 	return available;
 }
 
+/* Ask for the ring of a table. */
+static void
+acquire(void *relid)
+{
+	(void) cmek_keyring_acquire_index(*(Oid *) relid, false);
+}
+
 /* See keys.h. */
 bool
 cmek_key_is_available(Oid relid)
 {
-	return cmek_is_preloaded() && try_acquire(relid);
+	return cmek_is_preloaded() && cmek_key_try(acquire, &relid);
 }

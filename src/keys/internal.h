@@ -271,15 +271,6 @@ extern const char *cmek_reply_hint(const char *provider, const CmekReply *reply)
 extern void cmek_request_run(const CmekKeyRequest *what, CmekReply *reply);
 
 /* ----------
- * keyscan.c: systable_beginscan and systable_getnext for our own catalogs, which
- * leave no predicate locks.  Ends with systable_endscan.
- * ----------
- */
-extern SysScanDesc cmek_key_scan(Relation rel, Oid index, bool use_index,
-								 Snapshot snapshot, int nkeys, ScanKey keys);
-extern HeapTuple cmek_key_scan_next(SysScanDesc scan);
-
-/* ----------
  * rowcheck.c: does a row end where its values do?
  * ----------
  */
@@ -291,7 +282,6 @@ extern HeapTuple cmek_next_row(SysScanDesc scan, Relation rel);
  * sqlversion.c: a library and SQL objects of different releases
  * ----------
  */
-extern Oid	cmek_find_relation(const char *name);
 extern Oid	cmek_require_relation(const char *name);
 extern bool cmek_has_columns(Oid relid, int natts);
 extern void cmek_require_columns(Relation rel, int natts);

@@ -51,23 +51,6 @@ cmek_keeper_register(void)
 	RegisterBackgroundWorker(&worker);
 }
 
-/* See keys.h. */
-void
-cmek_bgworker_fill(BackgroundWorker *worker, const char *type,
-				   const char *main, bool connects)
-{
-	memset(worker, 0, sizeof(*worker));
-	strlcpy(worker->bgw_name, type, BGW_MAXLEN);
-	strlcpy(worker->bgw_type, type, BGW_MAXLEN);
-	strlcpy(worker->bgw_library_name, "cmek", sizeof(worker->bgw_library_name));
-	strlcpy(worker->bgw_function_name, main, BGW_MAXLEN);
-	worker->bgw_flags = BGWORKER_SHMEM_ACCESS;
-	if (connects)
-		worker->bgw_flags |= BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker->bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker->bgw_restart_time = BGW_NEVER_RESTART;
-}
-
 /* Ask for the proofs that are due. */
 static void
 ask_for_proofs(TimestampTz now)

@@ -115,6 +115,7 @@ create_data_keys(const CmekTableKeyRow *table_key, const uint8 *key)
 
 	create_data_key(table_key, aead, CMEK_STRUCTURE_HEAP);
 	create_data_key(table_key, aead, CMEK_STRUCTURE_TOAST);
+	create_data_key(table_key, aead, CMEK_STRUCTURE_STATISTICS);
 }
 
 /* Has a table key this replica wrapping? */

@@ -39,15 +39,15 @@ typedef enum CmekStructureKind
 {
 	CMEK_STRUCTURE_HEAP = 'h',
 	CMEK_STRUCTURE_TOAST = 't',
-	CMEK_STRUCTURE_INDEX = 'i'
+	CMEK_STRUCTURE_INDEX = 'i',
+	CMEK_STRUCTURE_STATISTICS = 's'
 } CmekStructureKind;
 
 /* One data key, opened */
 typedef struct CmekDek
 {
-	/* these two lie as in CmekRowAad, so that no row needs a copy of them */
 	uint32		id;				/* 0: the backend's key of temporary tables */
-	uint8		structure[CMEK_UUID_LEN];
+	uint8		structure[CMEK_UUID_LEN];	/* as in CmekRowAad */
 	CmekStructureKind kind;
 	bool		current;		/* new values are sealed with it */
 	CmekAead   *aead;
@@ -59,10 +59,6 @@ typedef struct CmekDek
 	int64		seals_step;		/* what it reserved last */
 } CmekDek;
 
-StaticAssertDecl(offsetof(CmekDek, id) == 0 &&
-				 offsetof(CmekDek, structure) == offsetof(CmekRowAad, structure),
-				 "a data key begins with the associated data of its rows");
-
 typedef struct CmekKeyRing
 {
 	Oid			relid;			/* the table; InvalidOid: temporary tables */
@@ -72,6 +68,7 @@ typedef struct CmekKeyRing
 	uint64		leased;			/* value of *generation at the time */
 	CmekDek    *heap;			/* current DEKs, in deks[] */
 	CmekDek    *toast;
+	CmekDek    *statistics;		/* NULL: a table of an earlier release */
 	int			ndeks;
 	CmekDek    *deks;
 } CmekKeyRing;
@@ -138,11 +135,19 @@ extern CmekDek *cmek_seals_reserve(CmekKeyRing *ring, CmekStructureKind kind,
 extern CmekDek *cmek_seals_try_reserve(CmekKeyRing *ring,
 									   CmekStructureKind kind, int64 need);
 
+/* The DEK of a ring that seals new values of a kind; NULL when it has none */
+static inline CmekDek *
+cmek_keyring_current(const CmekKeyRing *ring, CmekStructureKind kind)
+{
+	return kind == CMEK_STRUCTURE_HEAP ? ring->heap :
+		kind == CMEK_STRUCTURE_TOAST ? ring->toast : ring->statistics;
+}
+
 /* The DEK to seal one value with, which is counted */
 static inline CmekDek *
 cmek_keyring_take_seal(CmekKeyRing *ring, CmekStructureKind kind)
 {
-	CmekDek    *dek = kind == CMEK_STRUCTURE_HEAP ? ring->heap : ring->toast;
+	CmekDek    *dek = cmek_keyring_current(ring, kind);
 
 	if (unlikely(dek == NULL || dek->seals_left < 1))
 		dek = cmek_seals_reserve(ring, kind, 1);
@@ -188,11 +193,42 @@ extern PGDLLIMPORT void (*cmek_index_keys_wanted) (Oid relid);
  * for KM001 and without the library preloaded, other errors are raised.
  */
 extern bool cmek_key_is_available(Oid relid);
+/*
+ * Do something for which a key may be away, or go meanwhile, in a
+ * subtransaction: false when it ended in KM001, and all of it was undone.
+ */
+extern bool cmek_key_try(void (*work) (void *arg), void *arg);
+
+/*
+ * Called at the end of a transaction when key rings have lost keys that were
+ * taken away; may not fail.
+ */
+extern PGDLLIMPORT void (*cmek_rings_swept) (void);
+
+/* ----------
+ * Our own catalogs, for the files that keep one (keyscan.c, sqlversion.c)
+ * ----------
+ */
+/*
+ * systable_beginscan and systable_getnext for them, which leave no predicate
+ * locks.  Ends with systable_endscan.
+ */
+struct SysScanDescData;
+struct ScanKeyData;
+extern struct SysScanDescData *cmek_key_scan(Relation rel, Oid index,
+											 bool use_index, Snapshot snapshot,
+											 int nkeys,
+											 struct ScanKeyData *keys);
+extern HeapTuple cmek_key_scan_next(struct SysScanDescData *scan);
+/* The OID of a relation of schema cmek; InvalidOid when there is none */
+extern Oid	cmek_find_relation(const char *name);
 
 /* Does the table have keys?  (Unbound tables have none.) */
 extern bool cmek_table_is_bound(Oid relid);
 /* The name of the KMS key that its newest table key names; NULL: it has none */
 extern char *cmek_table_server(Oid relid);
+/* The same with those that it has replica wrappings of, as one text */
+extern char *cmek_table_servers(Oid relid);
 
 /* ----------
  * Making and moving keys (called by ddl/).  They write cmek.table_key,
@@ -322,7 +358,7 @@ extern bool cmek_is_preloaded(void);
 extern void cmek_require_preload(void);
 
 /*
- * keeper.c: a worker of ours, named as its type, that begins when recovery has
+ * bgworker.c: a worker of ours, named as its type, that begins when recovery has
  * finished and is not started again; the caller changes what is different.  It
  * may connect to a database when "connects".
  */
@@ -330,6 +366,8 @@ struct BackgroundWorker;
 extern void cmek_bgworker_fill(struct BackgroundWorker *worker,
 							   const char *type, const char *main,
 							   bool connects);
+/* Be the bootstrap superuser, whatever the database's settings say */
+extern void cmek_bgworker_pin_settings(void);
 
 /* Settings, hooks for shared memory, workers; called once by _PG_init */
 extern void cmek_keys_init(void);

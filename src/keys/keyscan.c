@@ -24,7 +24,7 @@
 
 #include "keys/internal.h"
 
-/* See internal.h. */
+/* See keys.h. */
 SysScanDesc
 cmek_key_scan(Relation rel, Oid index, bool use_index, Snapshot snapshot,
 			  int nkeys, ScanKey keys)
@@ -39,7 +39,7 @@ cmek_key_scan(Relation rel, Oid index, bool use_index, Snapshot snapshot,
 	return scan;
 }
 
-/* See internal.h. */
+/* See keys.h. */
 HeapTuple
 cmek_key_scan_next(SysScanDesc scan)
 {

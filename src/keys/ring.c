@@ -61,6 +61,8 @@ typedef struct ToastEntry
 static HTAB *rings = NULL;
 static HTAB *toast_owners = NULL;
 static CmekKeyRing *temporary_ring = NULL;
+void		(*cmek_rings_swept) (void) = NULL;
+
 static uint64 swept_drops = 0;	/* cmek_cache_drops() at the last sweep */
 
 /* Has the table key of a ring been taken away? */
@@ -95,7 +97,7 @@ empty_ring(CmekKeyRing *ring)
 
 	ring->valid = false;
 	ring->generation = NULL;
-	ring->heap = ring->toast = NULL;
+	ring->heap = ring->toast = ring->statistics = NULL;
 	ring->deks = NULL;
 	ring->ndeks = 0;
 	free_deks(deks, ndeks);
@@ -116,6 +118,8 @@ sweep_rings(void)
 	while ((entry = hash_seq_search(&status)) != NULL)
 		if (lease_is_lost(&entry->ring))
 			empty_ring(&entry->ring);
+	if (cmek_rings_swept != NULL)
+		cmek_rings_swept();
 }
 
 /* Mark all rings for reading again. */
@@ -340,6 +344,8 @@ replace_deks(CmekKeyRing *ring, const CmekBinding *binding, CmekDek *deks,
 			ring->heap = &deks[i];
 		else if (deks[i].kind == CMEK_STRUCTURE_TOAST)
 			ring->toast = &deks[i];
+		else if (deks[i].kind == CMEK_STRUCTURE_STATISTICS)
+			ring->statistics = &deks[i];
 	}
 	ring->valid = true;
 }
@@ -538,13 +544,15 @@ acquire_temporary_ring(void)
 		return temporary_ring;
 	cmek_secret_forbid_core_dump();
 	ring = MemoryContextAllocZero(TopMemoryContext, sizeof(CmekKeyRing));
-	ring->deks = MemoryContextAllocZero(TopMemoryContext, 3 * sizeof(CmekDek));
-	ring->ndeks = 3;
+	ring->deks = MemoryContextAllocZero(TopMemoryContext, 4 * sizeof(CmekDek));
+	ring->ndeks = 4;
 	make_temporary_dek(&ring->deks[0], CMEK_STRUCTURE_HEAP);
 	make_temporary_dek(&ring->deks[1], CMEK_STRUCTURE_TOAST);
 	make_temporary_dek(&ring->deks[2], CMEK_STRUCTURE_INDEX);
+	make_temporary_dek(&ring->deks[3], CMEK_STRUCTURE_STATISTICS);
 	ring->heap = &ring->deks[0];
 	ring->toast = &ring->deks[1];
+	ring->statistics = &ring->deks[3];
 	ring->valid = true;
 	temporary_ring = ring;
 	return ring;

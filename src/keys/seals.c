@@ -200,13 +200,13 @@ reserve(CmekDek *dek, int64 need, int64 limit)
 static CmekDek *
 current_dek(CmekKeyRing *ring, CmekStructureKind kind)
 {
-	CmekDek    *dek = kind == CMEK_STRUCTURE_HEAP ? ring->heap : ring->toast;
+	CmekDek    *dek = cmek_keyring_current(ring, kind);
 
 	/* taken away since the caller acquired the ring */
 	if (dek == NULL)
 	{
 		cmek_keyring_reload(ring);
-		dek = kind == CMEK_STRUCTURE_HEAP ? ring->heap : ring->toast;
+		dek = cmek_keyring_current(ring, kind);
 	}
 	return dek;
 }

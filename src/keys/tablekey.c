@@ -13,7 +13,9 @@
 #include "postgres.h"
 
 #include "foreign/foreign.h"
+#include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
@@ -323,6 +325,28 @@ cmek_table_server(Oid relid)
 	CmekBinding *binding = cmek_catalog_read(relid);
 
 	return binding != NULL ? pstrdup(binding->table_key.server) : NULL;
+}
+
+/* See keys.h. */
+char *
+cmek_table_servers(Oid relid)
+{
+	CmekBinding *binding = cmek_catalog_read(relid);
+	StringInfoData names;
+	ListCell   *lc;
+
+	if (binding == NULL)
+		return NULL;
+	initStringInfo(&names);
+	appendStringInfoString(&names,
+						   quote_identifier(binding->table_key.server));
+	foreach(lc, cmek_replica_rows(relid, binding->table_key.id))
+	{
+		CmekTableKeyRow *replica = lfirst(lc);
+
+		appendStringInfo(&names, ",%s", quote_identifier(replica->server));
+	}
+	return names.data;
 }
 
 /* See watch.h. */

@@ -62,6 +62,7 @@ typedef struct KmipCall
 	uint8	   *message;		/* CMEK_KMIP_MAX_ANSWER bytes */
 	CmekHsmBlob blob;
 	TimestampTz deadline;		/* of this attempt at this host */
+	CmekKmsAnswer *before;		/* of the attempt before; NULL: none */
 } KmipCall;
 
 /* ----------
@@ -281,11 +282,10 @@ host_deadline(const KmipCall *call, TimestampTz attempt_ends, int n)
 	return attempt_ends;
 }
 
-/* One attempt of an operation: each host, until one settles it. */
-static int
-attempt(void *arg, CmekKmsAnswer *answer)
+/* Each host, until one settles it. */
+static void
+try_hosts(KmipCall *call, CmekKmsAnswer *answer)
 {
-	KmipCall   *call = arg;
 	TimestampTz ends = cmek_kms_attempt_deadline(call->req->deadline);
 	bool		last = false;
 
@@ -295,7 +295,7 @@ attempt(void *arg, CmekKmsAnswer *answer)
 		converse(call, answer);
 		/* it may have been closed meanwhile: then from the beginning */
 		if (answer->klass != CMEK_KMS_UNREACHABLE)
-			return 0;
+			return;
 		hang_up();
 	}
 	for (int n = 0; n < MAX_HOSTS && GetCurrentTimestamp() < ends; n++)
@@ -305,12 +305,33 @@ attempt(void *arg, CmekKmsAnswer *answer)
 		{
 			converse(call, answer);
 			if (answer->klass != CMEK_KMS_UNREACHABLE)
-				return 0;
+				return;
 			hang_up();
 		}
 		else if (last)
 			break;
 	}
+}
+
+/*
+ * One attempt of an operation.  The last one often has no time left: then what
+ * a server said before tells more than our own clock.
+ */
+static int
+attempt(void *arg, CmekKmsAnswer *answer)
+{
+	KmipCall   *call = arg;
+
+	try_hosts(call, answer);
+	if (answer->klass != CMEK_KMS_UNREACHABLE)
+		return 0;
+	if (call->before == NULL)
+		call->before = cmek_kms_new_secret(sizeof(CmekKmsAnswer));
+	else if (strcmp(answer->code, "Timeout") == 0)
+		cmek_kms_answer(answer, CMEK_KMS_UNREACHABLE, call->before->code,
+						"%s", call->before->message);
+	cmek_kms_answer(call->before, CMEK_KMS_UNREACHABLE, answer->code, "%s",
+					answer->message);
 	return 0;
 }
 

@@ -262,7 +262,7 @@ check_elements(const CmekValues *v, const ValueType *t, ArrayType *array,
 			   int nitems)
 {
 	const char *data = ARR_DATA_PTR(array);
-	const bits8 *nulls = ARR_NULLBITMAP(array);
+	const uint8 *nulls = ARR_NULLBITMAP(array);
 	Size		limit = VARSIZE(array) - (data - (char *) array);
 	int64		offset = 0;
 

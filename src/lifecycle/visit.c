@@ -17,7 +17,6 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "catalog/pg_authid.h"
 #include "commands/extension.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
@@ -73,41 +72,13 @@ cmek_visit_sql(const char *sql, int expected, int nargs, const Oid *types,
 	return SPI_processed;
 }
 
-/*
- * Be the bootstrap superuser in earnest: settings of the database, which its
- * owner makes, may have said who else the process is.
- */
-static void
-pin_user(void)
-{
-	SetSessionAuthorization(BOOTSTRAP_SUPERUSERID, true);
-	SetCurrentRoleId(InvalidOid, false);
-}
-
 /* See internal.h. */
 void
 cmek_visit_pin_settings(void)
 {
-	/* each could let the owner of the database mislead or stop us */
-	static const char *const settings[][2] = {
-		{"search_path", "pg_catalog, pg_temp"},
-		{"default_transaction_read_only", "off"},
-		{"default_transaction_isolation", "read committed"},
-		{"session_replication_role", "origin"},
-		{"synchronous_commit", "local"},
-		{"row_security", "off"},
-		{"statement_timeout", "0"},
-		{"lock_timeout", "2s"},
-		{"idle_in_transaction_session_timeout", "0"},
-		{"transaction_timeout", "0"},	/* since 17 */
-		{"cmek.kms_timeout", "10s"},	/* that of the workers is the server's */
-	};
-
-	pin_user();
-	for (Size i = 0; i < lengthof(settings); i++)
-		if (GetConfigOption(settings[i][0], true, false) != NULL)
-			SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET,
-							PGC_S_OVERRIDE);
+	cmek_bgworker_pin_settings();
+	SetConfigOption("synchronous_commit", "local", PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("lock_timeout", "2s", PGC_SUSET, PGC_S_OVERRIDE);
 }
 
 /* Is the extension in this database? */

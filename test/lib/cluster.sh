@@ -1,4 +1,4 @@
-# A private server for the demo and the bench: data directory and socket in
+# A private server for the demo: data directory and socket in
 # $work, no TCP, stopped by common.sh's trap (or here).
 #
 # Sourced by scripts that run as the unprivileged user.

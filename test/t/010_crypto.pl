@@ -59,7 +59,14 @@ sub ipsecmb_expected
 my ($have, $why_not) = complaints("SELECT test_implementation('ipsec-mb')");
 my $ipsecmb = $have eq 'ipsec-mb';
 my @impls = $ipsecmb ? ('ipsec-mb', 'openssl') : ('openssl');
+my ($avx2, $why_no_avx2) =
+  complaints("SELECT test_implementation('ipsec-mb-avx2')");
+push @impls, 'ipsec-mb-avx2' if $avx2 eq 'ipsec-mb-avx2';
 
+is($avx2 eq 'ipsec-mb-avx2' ? 1 : 0,
+	$ipsecmb && slurp_file('/proc/cpuinfo') =~ /^flags\b.*\bavx2\b/m ? 1 : 0,
+	'its AVX2 code can be chosen where the processor has that')
+  or diag($why_no_avx2);
 is($ipsecmb ? 1 : 0, ipsecmb_expected() ? 1 : 0,
 	'ipsec-mb is used where it is installed and the processor can');
 is(query("SELECT test_implementation('openssl')"),

@@ -13,7 +13,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use CmekTest;
 
-my $node = cmek_node('main', config => [ 'cmek.plaintext_indexes = on' ]);
+my $node = cmek_node('main', config => [ 'cmek.plaintext_indexes = on', 'cmek.plaintext_statistics = on' ]);
 my $json = JSON::PP->new->canonical->utf8(0)->allow_nonref;
 
 $node->safe_psql('postgres', 'CREATE EXTENSION cmek_test_manifest; CREATE EXTENSION citext');

@@ -51,6 +51,8 @@ make_aead(FunctionCallInfo fcinfo, int arg, const uint8 *key)
 	name = text_to_cstring(PG_GETARG_TEXT_PP(arg));
 	if (strcmp(name, "ipsec-mb") == 0)
 		return cmek_aead_create_with(key, CMEK_CRYPTO_IPSECMB);
+	if (strcmp(name, "ipsec-mb-avx2") == 0)
+		return cmek_aead_create_with(key, CMEK_CRYPTO_IPSECMB_AVX2);
 	if (strcmp(name, "openssl") == 0)
 		return cmek_aead_create_with(key, CMEK_CRYPTO_OPENSSL);
 	if (strcmp(name, "auto") == 0)
@@ -309,7 +311,7 @@ test_speed(PG_FUNCTION_ARGS)
 	int			n = PG_GETARG_INT32(2);
 	uint8	   *plain = palloc0(len);
 	uint8	   *sealed = palloc(len + CMEK_AEAD_OVERHEAD);
-	uint8		aad[20] = {0};
+	uint8		aad[sizeof(CmekRowAad)] = {0};
 	instr_time	start;
 	TupleDesc	tupdesc;
 	Datum		values[2];

@@ -9,8 +9,8 @@
  *	 C_Decrypt hang | C_Decrypt crash | C_Decrypt 0x30 | C_Decrypt short
  *	 C_Decrypt once:0x30, which removes the file
  *
- * Calls of C_Initialize and C_Login are noted, with the process, in the file
- * of the same name with .log at its end.  Needs nothing of the server.
+ * Calls of C_Initialize and C_Login are noted, with the process and the PIN,
+ * in the file of the same name with .log at its end.  Needs nothing of the server.
  *
  *-------------------------------------------------------------------------
  */
@@ -28,9 +28,9 @@ static P11Functions real;
 static P11Functions ours;
 static bool make_short = false;
 
-/* Note a call in the log. */
+/* Note a call in the log, with the PIN of a login. */
 static void
-note(const char *call)
+note(const char *call, const unsigned char *pin, unsigned long len)
 {
 	const char *file = getenv("CMEK_P11_FAULT");
 	char		path[MAXPGPATH];
@@ -42,7 +42,7 @@ note(const char *call)
 	log = fopen(path, "a");
 	if (log != NULL)
 	{
-		fprintf(log, "%s %d\n", call, (int) getpid());
+		fprintf(log, "%s %d %.*s\n", call, (int) getpid(), (int) len, (const char *) pin);
 		fclose(log);
 	}
 }
@@ -88,7 +88,7 @@ our_initialize(void *args)
 {
 	P11Rv		rv = fault("C_Initialize");
 
-	note("C_Initialize");
+	note("C_Initialize", (const unsigned char *) "", 0);
 	return rv != P11_OK ? rv : real.initialize(args);
 }
 
@@ -116,7 +116,7 @@ our_login(P11Session session, unsigned long user, unsigned char *pin,
 {
 	P11Rv		rv;
 
-	note("C_Login");
+	note("C_Login", pin, len);
 	rv = fault("C_Login");
 	return rv != P11_OK ? rv : real.login(session, user, pin, len);
 }
