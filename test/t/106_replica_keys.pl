@@ -257,7 +257,7 @@ is($node->safe_psql('clone', "SELECT key, replica_keys FROM cmek.tables WHERE \"
 # ---- nothing is left behind ----
 sql('ALTER TABLE t SET ACCESS METHOD heap; DROP TABLE alone, o, u, p');
 is(sql('SELECT count(*) FROM cmek.table_key_replica'), 0, 'no replica is left of tables that are gone or plain');
-is(sql("DROP SERVER us; DROP SERVER ap; SELECT count(*) FROM t"), 500, 'and their servers can go');
+is(sql("DROP USER MAPPING FOR PUBLIC SERVER us; DROP SERVER us; DROP SERVER ap; SELECT count(*) FROM t"), 500, 'and their servers can go');
 
 $node->stop;
 done_testing();
