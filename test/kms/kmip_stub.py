@@ -29,7 +29,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from kmip.core import attributes, enums, objects, policy
+from kmip.core import attributes, enums, exceptions, objects, policy
 from kmip.core.factories import attributes as attribute_factory
 from kmip.core.messages import contents, messages, payloads
 from kmip.services.server import engine as kmip_engine
@@ -76,6 +76,13 @@ def failed(reason):
 
 
 class Session(kmip_session.KmipSession):
+    def _handle_message_loop(self):
+        # what is no line any more ends the session; PyKMIP would try again for ever
+        try:
+            super()._handle_message_loop()
+        except OSError as e:
+            raise exceptions.ConnectionClosed() from e
+
     def _send_response(self, data):
         fault = take_fault(getattr(last_operation, "name", ""))
         kind = fault["kind"] if fault else ""

@@ -196,7 +196,7 @@ setup_clients() {
 wants_moto() {
 	local t
 
-	for t in 081_aws 082_aws_faults 088_tenants 089_matrix 093_aws_watch 097_s3 100_snapshot_s3; do
+	for t in 081_aws 082_aws_faults 088_tenants 089_matrix 093_aws_watch 097_s3 121_snapshot_s3; do
 		# shellcheck disable=SC2053
 		[[ $t != ${CMEK_TEST_ONLY:-*} ]] || return 0
 	done
