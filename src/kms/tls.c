@@ -47,6 +47,7 @@ struct CmekTls
 	int			fd;
 	SSL_CTX    *context;
 	SSL		   *ssl;
+	bool		up;				/* hands were shaken; libssl forgets after an error */
 };
 
 /* What is being connected */
@@ -392,7 +393,7 @@ answer_ssl(const CmekTls *tls, CmekKmsAnswer *answer)
 						text != NULL ? text : "no reason given");
 	else
 		cmek_kms_answer(answer, CMEK_KMS_UNREACHABLE,
-						SSL_is_init_finished(tls->ssl) ? "ConnectionLost" : "TlsHandshake",
+						tls->up ? "ConnectionLost" : "TlsHandshake",
 						"the connection broke: %s",
 						text != NULL ? text : "closed by the server");
 	ERR_clear_error();
@@ -515,6 +516,7 @@ cmek_tls_connect(const CmekTlsPeer *peer, TimestampTz deadline,
 		cmek_tls_close(tls);
 		return NULL;
 	}
+	tls->up = true;
 	unfinished = NULL;
 	return tls;
 }
