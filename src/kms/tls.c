@@ -404,23 +404,21 @@ static bool
 wait_for(const CmekTls *tls, int rc, TimestampTz deadline,
 		 CmekKmsAnswer *answer)
 {
+	int			error = SSL_get_error(tls->ssl, rc);
 	char		unwanted;
 
-	switch (SSL_get_error(tls->ssl, rc))
+	if (error == SSL_ERROR_WANT_READ)
+		return wait_socket(tls->fd, WL_SOCKET_READABLE, deadline, answer);
+	if (error == SSL_ERROR_WANT_WRITE)
+		return wait_socket(tls->fd, WL_SOCKET_WRITEABLE, deadline, answer);
+	if (error == SSL_ERROR_SYSCALL)
 	{
-		case SSL_ERROR_WANT_READ:
-			return wait_socket(tls->fd, WL_SOCKET_READABLE, deadline, answer);
-		case SSL_ERROR_WANT_WRITE:
-			return wait_socket(tls->fd, WL_SOCKET_WRITEABLE, deadline, answer);
-		case SSL_ERROR_SYSCALL:
-			/* it may have said why before it hung up on what we sent */
-			ERR_clear_error();
-			(void) SSL_read(tls->ssl, &unwanted, 1);
-			/* FALLTHROUGH */
-		default:
-			answer_ssl(tls, answer);
-			return false;
+		/* it may have said why before it hung up on what we sent */
+		ERR_clear_error();
+		(void) SSL_read(tls->ssl, &unwanted, 1);
 	}
+	answer_ssl(tls, answer);
+	return false;
 }
 
 /* Shake hands. */

@@ -653,6 +653,21 @@ at_subxact_end(SubXactEvent event, SubTransactionId mine,
 		analysis->subid = parent;
 }
 
+/* Core, or who hooked in before us */
+static void
+utility_next(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
+			 ProcessUtilityContext context, ParamListInfo params,
+			 QueryEnvironment *queryEnv, DestReceiver *dest,
+			 QueryCompletion *qc)
+{
+	if (previous_utility)
+		previous_utility(pstmt, queryString, readOnlyTree, context, params,
+						 queryEnv, dest, qc);
+	else
+		standard_ProcessUtility(pstmt, queryString, readOnlyTree, context,
+								params, queryEnv, dest, qc);
+}
+
 /* ANALYZE and VACUUM as statements: which columns they name, and their end */
 static void
 collect_utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
@@ -660,19 +675,19 @@ collect_utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 				QueryEnvironment *queryEnv, DestReceiver *dest,
 				QueryCompletion *qc)
 {
-	ProcessUtility_hook_type next = previous_utility ? previous_utility :
-		standard_ProcessUtility;
 	List	   *outer = named;
 
 	if (!IsA(pstmt->utilityStmt, VacuumStmt))
 	{
-		next(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest, qc);
+		utility_next(pstmt, queryString, readOnlyTree, context, params, queryEnv,
+					 dest, qc);
 		return;
 	}
 	PG_TRY();
 	{
 		named = find_named((VacuumStmt *) pstmt->utilityStmt);
-		next(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest, qc);
+		utility_next(pstmt, queryString, readOnlyTree, context, params, queryEnv,
+					 dest, qc);
 		finish();
 		tell_index_rows();
 	}
