@@ -11,11 +11,9 @@
 #include "nodes/parsenodes.h"
 
 #include "kms/kms.h"
-#include "kms/text.h"
 
 /* kms.c: memory of providers, secret and gone with the call's context */
 extern void *cmek_kms_new_secret(Size size);
-extern CmekText cmek_kms_new_text(Size size);
 
 /* file.c */
 extern const CmekKmsProvider cmek_file_provider;

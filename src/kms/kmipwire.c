@@ -19,6 +19,7 @@
 
 #include "kms/internal.h"
 #include "kms/kmipwire.h"
+#include "kms/text.h"
 
 #define DEFAULT_PORT 5696
 

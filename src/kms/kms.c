@@ -16,6 +16,7 @@
 #include "crypto/crypto.h"
 #include "kms/aws.h"
 #include "kms/internal.h"
+#include "kms/text.h"
 
 bool		cmek_ambient_credentials = false;
 char	   *cmek_region = NULL;

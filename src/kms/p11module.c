@@ -26,6 +26,7 @@
 #include "kms/cryptoki.h"
 #include "kms/internal.h"
 #include "kms/p11.h"
+#include "kms/text.h"
 
 #define MAX_SLOTS 256
 #define OBJECT_ROOM 512			/* of ciphertext or plaintext, with slack */

@@ -21,6 +21,7 @@
 #include "commands/defrem.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "utils/timestamp.h"
 
 #include "compat.h"
 #include "crypto/crypto.h"

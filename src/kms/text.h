@@ -27,6 +27,8 @@ typedef struct CmekText
 } CmekText;
 
 extern void cmek_text_init(CmekText *text, char *area, Size size);
+/* kms.c: one in secret memory of a provider's call */
+extern CmekText cmek_kms_new_text(Size size);
 extern void cmek_text_add(CmekText *text, const char *string);
 extern void cmek_text_add_bytes(CmekText *text, const char *bytes, Size len);
 extern void cmek_text_printf(CmekText *text, const char *fmt,...) pg_attribute_printf(2, 3);

@@ -47,6 +47,7 @@ struct CmekTls
 	int			fd;
 	SSL_CTX    *context;
 	SSL		   *ssl;
+	bool		up;				/* hands were shaken; libssl forgets after an error */
 };
 
 /* What is being connected */
@@ -392,7 +393,7 @@ answer_ssl(const CmekTls *tls, CmekKmsAnswer *answer)
 						text != NULL ? text : "no reason given");
 	else
 		cmek_kms_answer(answer, CMEK_KMS_UNREACHABLE,
-						SSL_is_init_finished(tls->ssl) ? "ConnectionLost" : "TlsHandshake",
+						tls->up ? "ConnectionLost" : "TlsHandshake",
 						"the connection broke: %s",
 						text != NULL ? text : "closed by the server");
 	ERR_clear_error();
@@ -403,23 +404,21 @@ static bool
 wait_for(const CmekTls *tls, int rc, TimestampTz deadline,
 		 CmekKmsAnswer *answer)
 {
+	int			error = SSL_get_error(tls->ssl, rc);
 	char		unwanted;
 
-	switch (SSL_get_error(tls->ssl, rc))
+	if (error == SSL_ERROR_WANT_READ)
+		return wait_socket(tls->fd, WL_SOCKET_READABLE, deadline, answer);
+	if (error == SSL_ERROR_WANT_WRITE)
+		return wait_socket(tls->fd, WL_SOCKET_WRITEABLE, deadline, answer);
+	if (error == SSL_ERROR_SYSCALL)
 	{
-		case SSL_ERROR_WANT_READ:
-			return wait_socket(tls->fd, WL_SOCKET_READABLE, deadline, answer);
-		case SSL_ERROR_WANT_WRITE:
-			return wait_socket(tls->fd, WL_SOCKET_WRITEABLE, deadline, answer);
-		case SSL_ERROR_SYSCALL:
-			/* it may have said why before it hung up on what we sent */
-			ERR_clear_error();
-			(void) SSL_read(tls->ssl, &unwanted, 1);
-			/* FALLTHROUGH */
-		default:
-			answer_ssl(tls, answer);
-			return false;
+		/* it may have said why before it hung up on what we sent */
+		ERR_clear_error();
+		(void) SSL_read(tls->ssl, &unwanted, 1);
 	}
+	answer_ssl(tls, answer);
+	return false;
 }
 
 /* Shake hands. */
@@ -517,6 +516,7 @@ cmek_tls_connect(const CmekTlsPeer *peer, TimestampTz deadline,
 		cmek_tls_close(tls);
 		return NULL;
 	}
+	tls->up = true;
 	unfinished = NULL;
 	return tls;
 }

@@ -667,9 +667,9 @@ at_subxact_end(SubXactEvent event, SubTransactionId mine,
 		analysis->subid = parent;
 }
 
-/* Whoever comes after us */
+/* Core, or who hooked in before us */
 static void
-next_utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
+utility_next(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 			 ProcessUtilityContext context, ParamListInfo params,
 			 QueryEnvironment *queryEnv, DestReceiver *dest,
 			 QueryCompletion *qc)
@@ -693,15 +693,15 @@ collect_utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 
 	if (!IsA(pstmt->utilityStmt, VacuumStmt))
 	{
-		next_utility(pstmt, queryString, readOnlyTree, context, params,
-					 queryEnv, dest, qc);
+		utility_next(pstmt, queryString, readOnlyTree, context, params, queryEnv,
+					 dest, qc);
 		return;
 	}
 	PG_TRY();
 	{
 		named = find_named((VacuumStmt *) pstmt->utilityStmt);
-		next_utility(pstmt, queryString, readOnlyTree, context, params,
-					 queryEnv, dest, qc);
+		utility_next(pstmt, queryString, readOnlyTree, context, params, queryEnv,
+					 dest, qc);
 		finish();
 		tell_index_rows();
 	}

@@ -205,12 +205,14 @@ class Bench:
         result = report.Result('Transactions (pgbench -M prepared; us of CPU each)',
                                name if clients == 1 else '%s, %d clients' % (name, clients), 'us', target)
         wal = report.Result('Bytes', 'WAL of a transaction, ' + name, 'bytes', 1.30)
-        for _ in range(self.rounds):
+        for n in range(self.rounds + 1):
             pair, written = [], []
             for db in ('plain', 'sealed'):
                 wrote = self.wal(lambda db=db: pair.append(
                     pgbench(self.cluster, db, clients, self.seconds, script)))
                 written.append(wrote / pair[-1][2])
+            if n == 0:          # warms up, and backends of the set-up are reaped in it
+                continue
             result.pairs.append((pair[0][1] * 1e6, pair[1][1] * 1e6))
             result.wall.append((1 / pair[0][0], 1 / pair[1][0]))
             wal.pairs.append(tuple(written))

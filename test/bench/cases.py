@@ -110,7 +110,7 @@ def statements(n, work):
              before='RESET max_parallel_workers_per_gather; RESET parallel_setup_cost'),
         case('TOAST, slices of 100 bytes', 'SELECT sum(length(substring(v FROM 50000 FOR 100))) FROM toast_{t}',
              target=1.30, rows=1000, opens=2, table='toast'),
-        case('20,000 point lookups, one statement', lookups(n) % 'abalance', target=1.03,
+        case('20,000 point lookups, one statement', lookups(n) % 'abalance',
              pgcrypto=lookups(share) % 'pgc_open(abalance)'),
         case('COPY in', "COPY copy_{t} FROM '%s/rows'" % work, 'TRUNCATE copy_{t}', 1.20, rows=n, seals=1),
         case('COPY out', "COPY acc_{t} TO '%s/out'" % work, rows=n, opens=1),

@@ -69,8 +69,8 @@ build_server() {
 	mkdir -p "$build/object"
 	(cd "$build/object" && unset MAKEFLAGS MAKELEVEL MFLAGS && configure_server "$src" &&
 		make -s -j"$(nproc)" install &&
-		for m in amcheck auto_explain citext pageinspect pg_prewarm \
-			pg_stat_statements pg_visibility pgstattuple test_decoding; do
+		for m in amcheck auth_delay auto_explain citext pageinspect passwordcheck \
+			pg_prewarm pg_stat_statements pg_visibility pgstattuple test_decoding; do
 			make -s -C "contrib/$m" install || exit 1
 		done) >"$build/server.log" 2>&1 ||
 		{ tail -20 "$build/server.log" >&2; die "could not build the server"; }

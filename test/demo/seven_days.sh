@@ -93,10 +93,15 @@ expect "restored without the key" "$(state "SELECT cmek.restore_snapshot('$id', 
 title "The key is enabled again: SELECT cmek.restore_snapshot('$id', 'packages', 'acme')"
 mv "$work/acme.key.away" "$work/acme.key"
 expect "cmek.check_key('acme')" "$(sql "SELECT bool_and(ok) FROM cmek.check_key('acme')")" t
-t0=$(now)
-sql "SELECT cmek.restore_snapshot('$id', 'packages', 'acme')" >"$work/notes"
+# what a statement was told a moment ago is remembered for a second
+for _ in $(seq 100); do
+	t0=$(now)
+	! sql "SELECT cmek.restore_snapshot('$id', 'packages', 'acme')" >"$work/notes" 2>"$work/refused" || break
+	sleep 0.1
+done
+[ "$(state "SELECT 'packages'::regclass")" = ok ] || { cat "$work/refused"; wrong "the snapshot is not restored"; }
 fact "restored in" "$(ms "$t0")"
-sed 's/^/   it says: /; s/needed the table.*/needed the table and was not recreated .../' "$work/notes" | grep -v '^   it says: *$' | head -3
+sed -n 's/^\([a-z ]* [a-z.]*: needed the table and was not recreated\).*/   it says: \1 .../p' "$work/notes"
 expect "rows" "$(sql 'SELECT count(*) FROM packages')" "$rows"
 expect "rows that differ from the twin" "$(differences)" 0
 for c in package version section maintainer architecture installed_size depends homepage sha256 description paragraph; do

@@ -64,12 +64,13 @@ sub client
 	return $out;
 }
 
-# Certificates: ca, server, client, and a stranger's (of another authority)
+# Certificates: ca, server, client, one of each that has expired, and a
+# stranger's (of another authority)
 sub kmip_files
 {
 	my $dir = PostgreSQL::Test::Utils::tempdir();
 	my %for = (server => [ '127.0.0.1', 'serverAuth', 'IP:127.0.0.1' ], client => [ 'db', 'clientAuth', 'DNS:db' ],
-		named => [ 'elsewhere', 'serverAuth', 'DNS:elsewhere.example' ]);
+		named => [ 'elsewhere', 'serverAuth', 'DNS:elsewhere.example' ], expired => [ 'db', 'serverAuth,clientAuth', 'IP:127.0.0.1' ]);
 	my $quiet = sub { run_quiet(@_) or BAIL_OUT("failed: @_") };
 
 	for my $ca ('ca', 'other_ca')
@@ -77,15 +78,21 @@ sub kmip_files
 		$quiet->('openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-subj', "/CN=$ca", '-days', 2,
 			'-keyout', "$dir/$ca.key", '-out', "$dir/$ca.pem");
 	}
-	for my $who ('server', 'client', 'named', 'stranger')
+	# only "ca" takes dates, in every version of openssl
+	spew("$dir/index", '');
+	spew("$dir/serial", "01\n");
+	spew("$dir/conf", "[ca]\ndefault_ca=c\n[c]\ndatabase=$dir/index\nserial=$dir/serial\nnew_certs_dir=$dir\n"
+		  . "default_md=sha256\npolicy=p\nunique_subject=no\n[p]\ncommonName=supplied\n");
+	for my $who ('server', 'client', 'named', 'stranger', 'expired')
 	{
 		my ($cn, $usage, $alt) = @{ $for{$who} // $for{client} };
 		my $ca = $who eq 'stranger' ? 'other_ca' : 'ca';
 
 		$quiet->('openssl', 'req', '-new', '-newkey', 'rsa:2048', '-nodes', '-subj', "/CN=$cn", '-keyout', "$dir/$who.key", '-out', "$dir/$who.csr");
 		spew("$dir/ext", "subjectAltName=$alt\nextendedKeyUsage=$usage\n");
-		$quiet->('openssl', 'x509', '-req', '-in', "$dir/$who.csr", '-CA', "$dir/$ca.pem", '-CAkey', "$dir/$ca.key",
-			'-CAcreateserial', '-days', 2, '-extfile', "$dir/ext", '-out', "$dir/$who.pem");
+		my @dates = $who eq 'expired' ? ('-startdate', '20200101000000Z', '-enddate', '20200201000000Z') : ('-days', 2);
+		$quiet->('openssl', 'ca', '-batch', '-notext', '-config', "$dir/conf", '-cert', "$dir/$ca.pem", '-keyfile', "$dir/$ca.key",
+			'-in', "$dir/$who.csr", '-extfile', "$dir/ext", @dates, '-out', "$dir/$who.pem");
 		chmod(0600, "$dir/$who.key");
 	}
 	return $dir;

@@ -1,5 +1,5 @@
 # Stubs of KMSs (test/kms/*_stub.py) as a test uses them: started on a free
-# port, told what to be, stopped by pid when the test ends.
+# port, told what to be, ended with the test, killed or not.
 
 package CmekStub;
 
@@ -47,7 +47,8 @@ sub start_stub
 		open(STDOUT, '>', "$dir/out");
 		open(STDERR, '>&', \*STDOUT);
 		$ENV{PYTHONDONTWRITEBYTECODE} = 1;
-		{ exec('/usr/bin/python3', @args) };
+		# util-linux: the kernel ends it when this test ends, however it does
+		{ exec('/usr/bin/setpriv', '--pdeathsig', 'KILL', '/usr/bin/python3', @args) };
 		POSIX::_exit(1);
 	}
 	push @running, $pid;

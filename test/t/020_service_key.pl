@@ -398,7 +398,7 @@ for my $case (
 	[ q{UPDATE cmek.data_key SET wrapped = set_byte(wrapped, 0, get_byte(wrapped, 0) # 128) WHERE relid = 'd1'::regclass},
 		'damaged data keys' ],
 	[ q{UPDATE cmek.data_key d SET wrapped = (SELECT wrapped FROM cmek.data_key
-			WHERE relid = d.relid AND kind <> d.kind) WHERE relid = 'd1'::regclass},
+			WHERE relid = d.relid AND kind <> d.kind LIMIT 1) WHERE relid = 'd1'::regclass},
 		'data keys swapped' ],
 	[ q{UPDATE cmek.data_key SET structure = gen_random_uuid() WHERE relid = 'd1'::regclass},
 		'another structure' ])

@@ -136,7 +136,7 @@ sub fault
 	$kmip->tell('fault', operation => 'DECRYPT', times => 0, %fault);
 	$node->restart;
 	# what a proof of the server's own met first is remembered for a moment
-	for (1 .. 10)
+	for (1 .. 40)
 	{
 		my $started = time();
 
@@ -146,7 +146,7 @@ sub fault
 		sleep(0.5);
 	}
 	like($text, qr/KM001: .*\n?.*$code/, "$name: $code");
-	cmp_ok($took, '<', 15, '... in time');
+	cmp_ok($took, '<', 25, '... in time');
 	$kmip->tell('clear');
 	ok(wait_for_ok($node, 'SELECT count(*) FROM v14'), '... and back by itself');
 	return;
@@ -167,11 +167,11 @@ is(sqlstate($node, 'SELECT count(*) FROM v14'), '', 'two connections lost, then 
 
 # ---- hosts ----
 server('over', "hosts '127.0.0.1:@{[dead_port()]}, 127.0.0.1:$port', key_id '$uid'");
-is(step('over', 'context', 'ok'), 't', 'the second host, when the first is not there');
+ok(eventually(sub { step('over', 'context', 'ok') eq 't' }), 'the second host, when the first is not there');
 my $second = start_kmip($files);
-server('both', "hosts '127.0.0.1:@{[$second->port]}, 127.0.0.1:$port', key_id '$uid'");
+server('pair', "hosts '127.0.0.1:@{[$second->port]}, 127.0.0.1:$port', key_id '$uid'");
 $second->tell('fault', kind => 'hang', times => 0);
-is(step('both', 'identity', 'ok'), 't', '... or does not answer');
+ok(eventually(sub { step('pair', 'identity', 'ok') eq 't' }), '... or does not answer');
 $second->stop;
 server('nobody', "hosts '127.0.0.1:@{[dead_port()]}, does-not-exist.invalid', key_id '$uid'");
 like(step('nobody', 'identity', 'code'), qr/^(HostNotFound|ConnectionRefused|Timeout)$/, 'no host there');
@@ -185,6 +185,18 @@ like(step('untrusted', 'identity', 'code || \' \' || detail'), qr/^TlsNotTrusted
 my $named = start_kmip($files, certificate => 'named');
 server('named', "hosts '127.0.0.1:@{[$named->port]}', key_id '1'");
 like(step('named', 'identity', 'code || \' \' || detail'), qr/^TlsNotTrusted misconfigured.*mismatch/, 'a certificate of another host');
+my $expired = start_kmip($files, certificate => 'expired');
+server('late', "hosts '127.0.0.1:@{[$expired->port]}', key_id '1'");
+like(step('late', 'identity', 'code || \' \' || detail'), qr/^TlsNotTrusted misconfigured.*expired/, 'the server\'s certificate has expired');
+sql("ALTER USER MAPPING FOR PUBLIC SERVER v20 OPTIONS (SET cert_file '$files/expired.pem', SET key_file '$files/expired.key')");
+$node->restart;
+my $what = '';
+ok(eventually(sub { ($what = error_text($node, 'SELECT count(*) FROM v20')) =~ /KM001: .*TlsOwnCertificate \(misconfigured\).*expired/s }),
+	'our own has expired: not readable, and no denial')
+  or diag($what);
+is(sqlstate($node, 'SELECT count(*) FROM v14'), '', '... which is nothing to who has a good one');
+sql("ALTER USER MAPPING FOR PUBLIC SERVER v20 OPTIONS (SET cert_file '$files/client.pem', SET key_file '$files/client.key')");
+ok(wait_for_ok($node, 'SELECT count(*) FROM v20'), '... renewed: readable');
 server('nofile', "$here, key_id '$uid'");
 sql("ALTER USER MAPPING FOR PUBLIC SERVER nofile OPTIONS (SET key_file '$files/nothing.key')");
 is(step('nofile', 'identity', 'code'), 'CredentialFile', 'no key file');
