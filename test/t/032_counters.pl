@@ -51,7 +51,8 @@ is(unseals('SELECT long IS NULL FROM t'), 10000, 'no chunk is unsealed for a NUL
 cmp_ok(unseals('SELECT sum(length(long)) FROM t'), '>=', 10000, 'length reads no chunk it need not');
 is(unseals('VACUUM t'), 0, 'VACUUM unseals nothing');
 is(unseals('VACUUM (FREEZE) t'), 0, 'nor does VACUUM FREEZE');
-is(unseals('ANALYZE t'), 0, 'nor does ANALYZE');
+is(unseals('ANALYZE t'), 10000, 'ANALYZE each row of its sample once');
+is(unseals('SET default_statistics_target = 10; ANALYZE t'), 3000, 'and no row that is not in it');
 is(unseals('DELETE FROM t WHERE ctid IN (SELECT ctid FROM t LIMIT 10)') <= 30, 1, 'DELETE by TID unseals next to nothing');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM t'), '9990', 'the count is right');
 cmp_ok(counter('cache_hits'), '>', 0, 'the cache is used');

@@ -62,7 +62,7 @@ my @conditions = ((map { "grp = $_" } 0, 1, 4, 35, 96, 1000), (map { "grp <> $_"
 	"code = 'C17'", "code LIKE 'C1%'", "code > 'C5'", 'f < 10', 'f > 50 AND f < 60', "doc @@ 'w1'", "doc @@ 'w1 & v2'", "doc @@ 'w1 | v2'", "doc @@ 'zz'",
 	"bits = B'00000001'", "bits < B'00001111'", "u < '80000000-0000-0000-0000-000000000000'", "j \@> '{\"k\": 3}'", "j = '{\"k\": 3}'",
 	"lower(name) = 'name 7'", "lower(name) > 'name 5'", "lower(name) LIKE 'name 1%'", 'amount * 2 < 20', 'amount * 2 BETWEEN 30 AND 50', "upper(name) = 'NAME 7'",
-	'grp = 4 AND amount > 50', 'grp = 4 OR amount > 50', 'NOT (grp = 4)', "(grp, name) = (4, 'name 2')", 'grp % 7 = 3', 'abs(grp) > 40', 'grp > f', 'id = nothing', 'grp IS DISTINCT FROM 4', 'amount > (SELECT 50)');
+	'grp = 4 AND amount > 50', 'grp = 4 OR amount > 50', 'NOT (grp = 4)', "(grp, name) = (4, 'name 2')", 'grp % 7 = 3', 'abs(grp) > 40', 'grp > f', 'id = nothing', 'grp IS DISTINCT FROM 4', 'id > 3 * nothing', "upper(name) LIKE 'NAME 1%'", 'extract(year FROM at) = 2026', "tags[1] = 'a2'", 'amount > (SELECT 50)');
 push @queries, map { "SELECT * FROM a WHERE $_" } @conditions;
 # groups
 push @queries, map { "SELECT $_, count(*) FROM a GROUP BY $_" } 'grp', 'name', 'ok', 'grp, ok', 'name, grp', 'lower(name)', 'amount', 'nothing', 'at', 'u', 'tags', 'code, ok', 'date_trunc($$day$$, at)';

@@ -143,7 +143,7 @@ for my $table (qw(secret_heap secret_cmek_heap secret_heap_p secret_cmek_heap_p)
 }
 sql("GRANT SELECT ON secret_heap, secret_cmek_heap, secret_heap_p, secret_cmek_heap_p TO spy");
 is(told('spy', $_), 'told', "$_: with SELECT it is") for qw(secret_heap secret_cmek_heap secret_heap_p secret_cmek_heap_p);
-sql("ALTER TABLE $_ ENABLE ROW LEVEL SECURITY; CREATE POLICY some ON $_ USING (open = 0)") for qw(secret_heap secret_cmek_heap secret_heap_p secret_cmek_heap_p);
+sql("ALTER TABLE $_ ENABLE ROW LEVEL SECURITY; CREATE POLICY zeros ON $_ USING (open = 0)") for qw(secret_heap secret_cmek_heap secret_heap_p secret_cmek_heap_p);
 is(told('spy', $_), 'not told', "$_: not with row security") for qw(secret_heap secret_cmek_heap secret_heap_p secret_cmek_heap_p);
 is(sql("SET ROLE spy; SELECT count(*) FROM cmek.stats WHERE tablename LIKE 'secret%'"), '0', 'nor by the view');
 sql("CREATE VIEW seen_$_ AS SELECT * FROM secret_$_; GRANT SELECT ON seen_$_ TO spy; REVOKE ALL ON secret_$_ FROM spy; ALTER TABLE secret_$_ DISABLE ROW LEVEL SECURITY") for qw(heap cmek_heap);
