@@ -55,6 +55,13 @@ def take_fault(operation):
 
 
 class Engine(kmip_engine.KmipEngine):
+    def _process_batch(self, *args):
+        # PyKMIP leaves it to the collector: SQLAlchemy 2 has no more than 15
+        try:
+            return super()._process_batch(*args)
+        finally:
+            self._data_session.close()
+
     def _process_operation(self, operation, payload):
         last_operation.name = operation.name
         with lock:
