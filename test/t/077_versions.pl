@@ -26,6 +26,7 @@ my ($release) = $control =~ /default_version = '(.*)'/;
 my $older = $script;
 my @left_out = ($older =~ s/(CREATE TABLE cmek\.data_key_seals \(.*?\) USING heap;\nREVOKE ALL ON cmek\.data_key_seals FROM PUBLIC;\n)//s ? $1 : '');
 ok($left_out[0], 'a table to leave out');
+is($older =~ s/\t\tUNION ALL\n\t\tSELECT \d+, '\w+', '\w+', '[^']*',\n[^\n]* FROM cmek\.data_key_seals r\n//g, 1, 'and what is told of it');
 my $column = $older =~ s/(CREATE TABLE cmek\.data_key \(.*?),(?:[ \t]*--[^\n]*)?\n\t(\w+\s+[^\n,]*?)(?:\s*--[^\n]*)?\n(\) USING heap)/$1\n$3/s ? $2 : '';
 isnt($column, '', "a column to leave out: $column");
 add_script($dir, 'cmek--0.9.sql', $older);
