@@ -244,6 +244,18 @@ sealed_sample_next_tuple(TableScanDesc scan, struct SampleScanState *state,
 	return true;
 }
 
+/*
+ * scan_analyze_next_block: rows that are handed out need their key, which may
+ * have left since the last block; the last chance before the page is locked.
+ */
+static bool
+sealed_analyze_next_block(CMEK_ANALYZE_BLOCK_PARAMS(scan))
+{
+	if (cmek_plaintext_statistics && !is_toast_table(scan->rs_rd))
+		(void) heap_key_for_read(scan->rs_rd);
+	return cmek_stock_heap->scan_analyze_next_block(CMEK_ANALYZE_BLOCK_ARGS(scan));
+}
+
 static bool
 stock_analyze_next_tuple(CMEK_ANALYZE_NEXT_PARAMS(scan, slot))
 {
@@ -303,5 +315,6 @@ read_set_callbacks(TableAmRoutine *am)
 	am->tuple_satisfies_snapshot = sealed_satisfies_snapshot;
 	am->scan_bitmap_next_tuple = sealed_bitmap_next_tuple;
 	am->scan_sample_next_tuple = sealed_sample_next_tuple;
+	am->scan_analyze_next_block = sealed_analyze_next_block;
 	am->scan_analyze_next_tuple = sealed_analyze_next_tuple;
 }
