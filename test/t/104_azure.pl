@@ -258,7 +258,7 @@ SKIP:
 	my ($modules) = grep { $_ && -d "$_/\@azure/keyvault-keys" }
 	  ($ENV{CMEK_TEST_NODE_MODULES}, split(/:/, $ENV{NODE_PATH} // ''));
 	skip 'no @azure/keyvault-keys (npm), or a node too old for it', 5
-	  unless $modules && system('node -e "process.exit(process.versions.node.split(\'.\')[0] < 20)" >/dev/null 2>&1') == 0;
+	  unless $modules && system('node -e "process.exit(process.versions.node.split(\'.\')[0] < 20 ? 1 : 0)" >/dev/null 2>&1') == 0;
 	local $ENV{NODE_PATH} = $modules;
 	my ($blob, $uuid) = split(/ /, sql("SELECT translate(encode(blob, 'base64'), E'\\n', '') || ' ' || id
 		FROM cmek.table_key WHERE relid = 't'::regclass ORDER BY version DESC LIMIT 1"));
