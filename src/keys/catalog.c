@@ -181,26 +181,11 @@ scan_relid(Relation rel, Oid index, Oid relid, Snapshot snapshot)
 	return cmek_key_scan(rel, index, true, snapshot, 1, &key);
 }
 
-/* One attribute that cannot be NULL. */
-static Datum
-get_attr(HeapTuple tuple, int attnum, TupleDesc desc)
-{
-	bool		isnull;
-	Datum		value = heap_getattr(tuple, attnum, desc, &isnull);
-
-	if (isnull)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("column \"%s\" of a key row is missing",
-						NameStr(TupleDescAttr(desc, attnum - 1)->attname))));
-	return value;
-}
-
 /* Copy a bytea of at most "max" bytes; returns its length. */
 static uint32
 get_bytes(HeapTuple tuple, int attnum, TupleDesc desc, uint8 *out, uint32 max)
 {
-	bytea	   *value = DatumGetByteaPP(get_attr(tuple, attnum, desc));
+	bytea	   *value = DatumGetByteaPP(cmek_key_attr(tuple, attnum, desc));
 	uint32		len = VARSIZE_ANY_EXHDR(value);
 
 	if (len > max)
@@ -216,14 +201,14 @@ get_bytes(HeapTuple tuple, int attnum, TupleDesc desc, uint8 *out, uint32 max)
 static void
 get_string(HeapTuple tuple, int attnum, TupleDesc desc, char *out, Size size)
 {
-	strlcpy(out, TextDatumGetCString(get_attr(tuple, attnum, desc)), size);
+	strlcpy(out, TextDatumGetCString(cmek_key_attr(tuple, attnum, desc)), size);
 }
 
 /* Copy a uuid. */
 static void
 get_uuid(HeapTuple tuple, int attnum, TupleDesc desc, uint8 *out)
 {
-	memcpy(out, DatumGetUUIDP(get_attr(tuple, attnum, desc))->data,
+	memcpy(out, DatumGetUUIDP(cmek_key_attr(tuple, attnum, desc))->data,
 		   CMEK_UUID_LEN);
 }
 
@@ -255,10 +240,10 @@ static void
 read_table_key(HeapTuple tuple, TupleDesc desc, CmekTableKeyRow *row)
 {
 	get_uuid(tuple, Anum_table_key_id, desc, row->id);
-	row->relid = DatumGetObjectId(get_attr(tuple, Anum_table_key_relid, desc));
-	row->version = DatumGetInt32(get_attr(tuple, Anum_table_key_version, desc));
+	row->relid = DatumGetObjectId(cmek_key_attr(tuple, Anum_table_key_relid, desc));
+	row->version = DatumGetInt32(cmek_key_attr(tuple, Anum_table_key_version, desc));
 	strlcpy(row->server,
-			NameStr(*DatumGetName(get_attr(tuple, Anum_table_key_server, desc))),
+			NameStr(*DatumGetName(cmek_key_attr(tuple, Anum_table_key_server, desc))),
 			sizeof(row->server));
 	get_string(tuple, Anum_table_key_key_id, desc,
 			   row->key_id, sizeof(row->key_id));
@@ -273,23 +258,23 @@ read_table_key(HeapTuple tuple, TupleDesc desc, CmekTableKeyRow *row)
 static void
 read_data_key(HeapTuple tuple, TupleDesc desc, CmekDataKeyRow *row)
 {
-	int16		format = DatumGetInt16(get_attr(tuple, Anum_data_key_format, desc));
+	int16		format = DatumGetInt16(cmek_key_attr(tuple, Anum_data_key_format, desc));
 
-	row->id = DatumGetInt32(get_attr(tuple, Anum_data_key_id, desc));
+	row->id = DatumGetInt32(cmek_key_attr(tuple, Anum_data_key_id, desc));
 	if (format != CMEK_FORMAT_VERSION)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("data key %u has format %d, which this version of cmek cannot read",
 						row->id, format)));
-	row->relid = DatumGetObjectId(get_attr(tuple, Anum_data_key_relid, desc));
-	row->kind = DatumGetChar(get_attr(tuple, Anum_data_key_kind, desc));
+	row->relid = DatumGetObjectId(cmek_key_attr(tuple, Anum_data_key_relid, desc));
+	row->kind = DatumGetChar(cmek_key_attr(tuple, Anum_data_key_kind, desc));
 	get_uuid(tuple, Anum_data_key_structure, desc, row->structure);
-	row->generation = DatumGetInt32(get_attr(tuple, Anum_data_key_generation, desc));
+	row->generation = DatumGetInt32(cmek_key_attr(tuple, Anum_data_key_generation, desc));
 	get_uuid(tuple, Anum_data_key_table_key, desc, row->table_key);
-	row->current = DatumGetBool(get_attr(tuple, Anum_data_key_current, desc));
-	row->created_at = DatumGetTimestampTz(get_attr(tuple, Anum_data_key_created_at, desc));
-	row->index = DatumGetObjectId(get_attr(tuple, Anum_data_key_index, desc));
-	row->hide_tids = DatumGetBool(get_attr(tuple, Anum_data_key_hide_tids, desc));
+	row->current = DatumGetBool(cmek_key_attr(tuple, Anum_data_key_current, desc));
+	row->created_at = DatumGetTimestampTz(cmek_key_attr(tuple, Anum_data_key_created_at, desc));
+	row->index = DatumGetObjectId(cmek_key_attr(tuple, Anum_data_key_index, desc));
+	row->hide_tids = DatumGetBool(cmek_key_attr(tuple, Anum_data_key_hide_tids, desc));
 	if (get_bytes(tuple, Anum_data_key_wrapped, desc,
 				  row->wrapped, sizeof(row->wrapped)) != sizeof(row->wrapped))
 		ereport(ERROR,
@@ -309,7 +294,7 @@ read_newest_table_key(Oid relid, Snapshot snapshot, CmekTableKeyRow *row)
 
 	while (HeapTupleIsValid(tuple = cmek_next_row(scan, rel)))
 	{
-		int32		version = DatumGetInt32(get_attr(tuple,
+		int32		version = DatumGetInt32(cmek_key_attr(tuple,
 													 Anum_table_key_version,
 													 desc));
 
@@ -625,7 +610,7 @@ cmek_catalog_seal_table_key(const CmekTableKeyRow *row)
 		bool		nulls[Natts_table_key] = {false};
 		bool		replaces[Natts_table_key] = {false};
 
-		if (DatumGetInt32(get_attr(tuple, Anum_table_key_version,
+		if (DatumGetInt32(cmek_key_attr(tuple, Anum_table_key_version,
 								   RelationGetDescr(rel))) != row->version)
 			continue;
 		put_seal(row, values, nulls);
@@ -698,7 +683,7 @@ cmek_catalog_rewrap_data_keys(Oid relid, const CmekDataKeyRow *rows, int nrows)
 	scan = scan_relid(rel, oids.data_key_by_relid, relid, NULL);
 	while (HeapTupleIsValid(tuple = cmek_next_row(scan, rel)))
 	{
-		uint32		id = DatumGetInt32(get_attr(tuple, Anum_data_key_id,
+		uint32		id = DatumGetInt32(cmek_key_attr(tuple, Anum_data_key_id,
 												RelationGetDescr(rel)));
 
 		for (int i = 0; i < nrows; i++)
@@ -745,9 +730,9 @@ cmek_catalog_supersede_data_keys(Oid relid)
 	rel = table_open(oids.data_key, RowExclusiveLock);
 	scan = scan_relid(rel, oids.data_key_by_relid, relid, NULL);
 	while (HeapTupleIsValid(tuple = cmek_next_row(scan, rel)))
-		if (DatumGetBool(get_attr(tuple, Anum_data_key_current,
+		if (DatumGetBool(cmek_key_attr(tuple, Anum_data_key_current,
 								  RelationGetDescr(rel))) &&
-			DatumGetChar(get_attr(tuple, Anum_data_key_kind,
+			DatumGetChar(cmek_key_attr(tuple, Anum_data_key_kind,
 								  RelationGetDescr(rel))) != CMEK_STRUCTURE_INDEX)
 			supersede_row(rel, tuple);
 	systable_endscan(scan);
@@ -770,10 +755,10 @@ cmek_catalog_delete_data_keys(Oid relid, List *dek_ids)
 	while (HeapTupleIsValid(tuple = cmek_next_row(scan, rel)))
 	{
 		TupleDesc	desc = RelationGetDescr(rel);
-		uint32		id = DatumGetInt32(get_attr(tuple, Anum_data_key_id, desc));
+		uint32		id = DatumGetInt32(cmek_key_attr(tuple, Anum_data_key_id, desc));
 
 		if (!list_member_oid(dek_ids, id) ||
-			DatumGetBool(get_attr(tuple, Anum_data_key_current, desc)))
+			DatumGetBool(cmek_key_attr(tuple, Anum_data_key_current, desc)))
 			continue;
 		cmek_seals_delete(id);
 		CatalogTupleDelete(rel, &tuple->t_self);
@@ -804,7 +789,7 @@ change_index_key(Relation rel, HeapTuple tuple, IndexKeyChange change, Oid to)
 		case INDEX_KEY_LOOK:
 			break;
 		case INDEX_KEY_DELETE:
-			cmek_seals_delete(DatumGetInt32(get_attr(tuple, Anum_data_key_id,
+			cmek_seals_delete(DatumGetInt32(cmek_key_attr(tuple, Anum_data_key_id,
 													 RelationGetDescr(rel))));
 			CatalogTupleDelete(rel, &tuple->t_self);
 			break;
@@ -832,7 +817,7 @@ change_index_keys(Oid relid, Oid index, IndexKeyChange change, Oid to)
 	scan = scan_relid(rel, oids.data_key_by_relid, relid, NULL);
 	while (HeapTupleIsValid(tuple = cmek_next_row(scan, rel)))
 	{
-		if (DatumGetObjectId(get_attr(tuple, Anum_data_key_index,
+		if (DatumGetObjectId(cmek_key_attr(tuple, Anum_data_key_index,
 									  RelationGetDescr(rel))) != index)
 			continue;
 		found = true;
@@ -895,7 +880,7 @@ delete_rows(Oid catalog, Oid index, Oid relid, List **servers)
 			pfree(row);
 		}
 		else
-			cmek_seals_delete(DatumGetInt32(get_attr(tuple, Anum_data_key_id,
+			cmek_seals_delete(DatumGetInt32(cmek_key_attr(tuple, Anum_data_key_id,
 													 RelationGetDescr(rel))));
 		CatalogTupleDelete(rel, &tuple->t_self);
 		written = true;
@@ -951,7 +936,7 @@ cmek_catalog_rename_server(const char *oldname, const char *newname)
 		replaces[Anum_table_key_server - 1] = true;
 		update_row(rel, tuple, values, nulls, replaces);
 		CacheInvalidateRelcacheByRelid(DatumGetObjectId(
-														get_attr(tuple,
+														cmek_key_attr(tuple,
 																 Anum_table_key_relid,
 																 RelationGetDescr(rel))));
 		written = true;

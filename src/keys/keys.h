@@ -220,6 +220,8 @@ extern struct SysScanDescData *cmek_key_scan(Relation rel, Oid index,
 											 int nkeys,
 											 struct ScanKeyData *keys);
 extern HeapTuple cmek_key_scan_next(struct SysScanDescData *scan);
+/* A column of theirs that is never NULL: ERROR (XX001) when it is */
+extern Datum cmek_key_attr(HeapTuple tuple, int attnum, TupleDesc desc);
 /* The OID of a relation of schema cmek; InvalidOid when there is none */
 extern Oid	cmek_find_relation(const char *name);
 

@@ -17,6 +17,7 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/htup_details.h"
 #include "access/relscan.h"
 #include "access/tableam.h"
 #include "utils/rel.h"
@@ -52,4 +53,19 @@ cmek_key_scan_next(SysScanDesc scan)
 			return tuple;
 	}
 	return NULL;
+}
+
+/* See keys.h. */
+Datum
+cmek_key_attr(HeapTuple tuple, int attnum, TupleDesc desc)
+{
+	bool		isnull;
+	Datum		value = heap_getattr(tuple, attnum, desc, &isnull);
+
+	if (isnull)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("column \"%s\" of a key row is missing",
+						NameStr(TupleDescAttr(desc, attnum - 1)->attname))));
+	return value;
 }

@@ -85,16 +85,7 @@ end_scan(ReplicaScan *s, LOCKMODE lockmode)
 static Datum
 get_column(const ReplicaScan *s, HeapTuple tuple, int attnum)
 {
-	bool		isnull;
-	Datum		value = heap_getattr(tuple, attnum, RelationGetDescr(s->rel),
-									 &isnull);
-
-	if (isnull)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("column %d of a row of table \"cmek.table_key_replica\" is missing",
-						attnum)));
-	return value;
+	return cmek_key_attr(tuple, attnum, RelationGetDescr(s->rel));
 }
 
 /* The uuid of the table key that a row is of. */

@@ -80,3 +80,11 @@ cmek_kms_answer(CmekKmsAnswer *answer, CmekKmsClass klass,
 	vsnprintf(answer->message, sizeof(answer->message), fmt, args);
 	va_end(args);
 }
+
+/* See kms.h. */
+void
+cmek_kms_answer_malformed(const char *what, CmekKmsAnswer *answer)
+{
+	cmek_kms_answer(answer, CMEK_KMS_UNREACHABLE, "MalformedAnswer",
+					"the answer has no valid %s", what);
+}

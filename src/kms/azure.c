@@ -41,43 +41,6 @@ typedef struct AzureValue
 	Size		len;
 } AzureValue;
 
-/* See azure.h. */
-bool
-cmek_azure_send(const CmekKmsRequest *req, const CmekText *url,
-				const char *token, const char *type, const char *body,
-				CmekHttpAnswer *got, CmekKmsAnswer *answer)
-{
-	CmekText	authorization = cmek_kms_new_text(CMEK_AZURE_MAX_TOKEN + 64);
-	CmekText	content = cmek_kms_new_text(128);
-	CmekHttpRequest http = {0};
-
-	if (url->overflow)
-	{
-		cmek_kms_answer(answer, CMEK_KMS_MISCONFIGURED, "UrlTooLong",
-						"an address is too long");
-		return false;
-	}
-	http.method = body != NULL ? "POST" : "GET";
-	http.url = url->data;
-	http.body = body;
-	http.body_len = body != NULL ? strlen(body) : 0;
-	/* addresses of ours are TLS; others are a superuser's */
-	http.plain = CMEK_HTTP_PLAIN_LOOPBACK;
-	http.deadline = cmek_kms_attempt_deadline(req->deadline);
-	if (body != NULL)
-	{
-		cmek_text_printf(&content, "Content-Type: %s", type);
-		cmek_http_header(&http, content.data);
-	}
-	if (token != NULL)
-	{
-		cmek_text_add(&authorization, "Authorization: Bearer ");
-		cmek_text_add(&authorization, token);
-		cmek_http_header(&http, authorization.data);
-	}
-	return cmek_http_run(&http, got, answer);
-}
-
 /* ----------
  * Operations
  * ----------
@@ -119,7 +82,7 @@ attempt(void *arg, CmekKmsAnswer *answer)
 	for (bool anew = false;; anew = true)
 	{
 		if (!cmek_azure_get_token(op, anew, answer) ||
-			!cmek_azure_send(op->req, &url, op->token->token,
+			!cmek_oauth_send(op->req, &url, op->token->token,
 							 "application/json", want->body, &http, answer))
 			return 0;
 		if ((http.status != 401 && http.status != 403) || op->fresh)

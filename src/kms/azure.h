@@ -11,6 +11,7 @@
 #include "kms/azurewire.h"
 #include "kms/http.h"
 #include "kms/internal.h"
+#include "kms/oauth.h"
 
 #define CMEK_AZURE_MAX_URL 2048
 #define CMEK_AZURE_MAX_BODY 16384
@@ -31,11 +32,5 @@ extern bool cmek_azure_get_token(CmekAzureOperation *op, bool anew,
 extern const char *cmek_azure_tenant(const CmekKmsConfig *config);
 extern bool cmek_azure_has_credentials(const CmekKmsConfig *config);
 extern bool cmek_azure_add_settings(CmekKmsConfig *config);
-
-/* azure.c: send one request; false, with the answer filled in, when there was none */
-extern bool cmek_azure_send(const CmekKmsRequest *req, const CmekText *url,
-							const char *token, const char *type,
-							const char *body, CmekHttpAnswer *got,
-							CmekKmsAnswer *answer);
 
 #endif							/* CMEK_KMS_AZURE_H */

@@ -88,25 +88,15 @@ choose_identity(const CmekKmsConfig *config, const char **identity,
 	return true;
 }
 
-/* Seconds since 1970 */
-static int64
-now_epoch(void)
-{
-	return GetCurrentTimestamp() / USECS_PER_SEC +
-		(POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY;
-}
-
 /* The signed assertion of a certificate with its key; NULL with the answer filled in. */
 static char *
 sign_assertion(const char *pem, const char *client, const char *audience,
 			   CmekKmsAnswer *answer)
 {
 	CmekText	jwt = cmek_kms_new_text(CMEK_AZURE_MAX_BODY);
-	uint8	   *signature = palloc(CMEK_MAX_SIGNATURE);
 	uint8		sha1[CMEK_SHA1_LEN];
 	uint8		sha256[CMEK_SHA256_LEN];
 	uint8		id[CMEK_UUID_LEN];
-	Size		len;
 
 	if (!cmek_certificate_thumbprints(pem, sha1, sha256))
 	{
@@ -115,20 +105,8 @@ sign_assertion(const char *pem, const char *client, const char *audience,
 		return NULL;
 	}
 	cmek_random_uuid(id);
-	cmek_azure_jwt(audience, client, sha1, sha256, id, now_epoch(), &jwt);
-	if (!cmek_sign_rs256(pem, jwt.data, jwt.len, signature, &len))
-	{
-		cmek_kms_answer(answer, CMEK_KMS_MISCONFIGURED, "PrivateKey",
-						"the private key is no RSA key of at least 2048 bits in PEM");
-		return NULL;
-	}
-	cmek_text_add(&jwt, ".");
-	cmek_text_add_base64url(&jwt, signature, len);
-	if (!jwt.overflow)
-		return jwt.data;
-	cmek_kms_answer(answer, CMEK_KMS_MISCONFIGURED, "CredentialsTooLong",
-					"the credentials are too long");
-	return NULL;
+	cmek_azure_jwt(audience, client, sha1, sha256, id, cmek_oauth_now(), &jwt);
+	return cmek_oauth_sign(pem, &jwt, answer);
 }
 
 /* A token for an application, by a secret or an assertion. */
@@ -150,10 +128,10 @@ token_of_application(const CmekKmsRequest *req, const char *tenant,
 						"the credentials are too long");
 		return false;
 	}
-	if (!cmek_azure_send(req, &url, NULL, "application/x-www-form-urlencoded",
+	if (!cmek_oauth_send(req, &url, NULL, "application/x-www-form-urlencoded",
 						 body.data, &http, answer))
 		return false;
-	cmek_azure_read_token(http.status, http.body, http.body_len, now_epoch(),
+	cmek_azure_read_token(http.status, http.body, http.body_len, cmek_oauth_now(),
 						  token, answer);
 	return answer->klass == CMEK_KMS_OK;
 }
@@ -249,7 +227,7 @@ token_by_metadata(const CmekKmsRequest *req, const char *identity,
 	cmek_http_header(&request, header.data);
 	if (!cmek_http_run(&request, &http, answer))
 		return false;
-	cmek_azure_read_token(http.status, http.body, http.body_len, now_epoch(),
+	cmek_azure_read_token(http.status, http.body, http.body_len, cmek_oauth_now(),
 						  token, answer);
 	return answer->klass == CMEK_KMS_OK;
 }

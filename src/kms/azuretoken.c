@@ -16,23 +16,12 @@
 
 #define ASSERTION_S 600
 
-/* Append an address without the slashes at its end. */
-static void
-add_base(CmekText *url, const char *base)
-{
-	Size		len = strlen(base);
-
-	while (len > 0 && base[len - 1] == '/')
-		len--;
-	cmek_text_add_bytes(url, base, len);
-}
-
 /* See azurewire.h. */
 void
 cmek_azure_token_url(const CmekKmsConfig *config, const char *tenant,
 					 CmekText *url)
 {
-	add_base(url, cmek_azure_authority(config));
+	cmek_text_add_base(url, cmek_azure_authority(config));
 	cmek_text_add(url, "/");
 	cmek_text_add_percent(url, tenant);
 	cmek_text_add(url, "/oauth2/v2.0/token");
@@ -97,7 +86,7 @@ void
 cmek_azure_identity_url(const CmekKmsConfig *config, const char *base,
 						bool app_service, const char *identity, CmekText *url)
 {
-	add_base(url, base);
+	cmek_text_add_base(url, base);
 	cmek_text_add(url, app_service ? "?api-version=2019-08-01&resource=" :
 				  "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=");
 	cmek_text_add_percent(url, cmek_azure_resource(config));
@@ -105,16 +94,6 @@ cmek_azure_identity_url(const CmekKmsConfig *config, const char *base,
 		return;
 	cmek_text_add(url, "&client_id=");
 	cmek_text_add_percent(url, identity);
-}
-
-/* What can be sent in a header: printable */
-static bool
-token_is_sendable(const char *token)
-{
-	for (const char *at = token; *at != '\0'; at++)
-		if (*at <= ' ' || *at > '~')
-			return false;
-	return *token != '\0';
 }
 
 /* A member that is a number of seconds, which some of them send as a string */
@@ -193,9 +172,8 @@ cmek_azure_read_token(int status, const char *body, Size len, int64 now,
 	}
 	if (!known || !cmek_json_string(root, "access_token", token->token,
 									sizeof(token->token)) ||
-		!token_is_sendable(token->token))
-		cmek_kms_answer(answer, CMEK_KMS_UNREACHABLE, "MalformedAnswer",
-						"the answer has no valid access_token and its end");
+		!cmek_text_is_sendable(token->token))
+		cmek_kms_answer_malformed("access_token and its end", answer);
 	else
 		cmek_kms_answer(answer, CMEK_KMS_OK, "", "%s", "");
 	json_decref(root);

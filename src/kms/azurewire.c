@@ -139,11 +139,11 @@ cmek_azure_url(const CmekKmsConfig *config, CmekAzureCall call,
 	const char *key = key_of(config);
 	const char *endpoint = cmek_kms_config_get(config, "endpoint");
 	Size		vault = vault_length(key);
-	Size		len = endpoint != NULL ? strlen(endpoint) : vault;
 
-	while (endpoint != NULL && len > 0 && endpoint[len - 1] == '/')
-		len--;
-	cmek_text_add_bytes(url, endpoint != NULL ? endpoint : key, len);
+	if (endpoint != NULL)
+		cmek_text_add_base(url, endpoint);
+	else
+		cmek_text_add_bytes(url, key, vault);
 	cmek_text_add(url, key + vault);
 	if (call != CMEK_AZURE_GET)
 		cmek_text_printf(url, "/%s/%s", version->name,
@@ -277,14 +277,6 @@ open_answer(CmekAzureCall call, int status, const char *body, Size len,
 	return root;
 }
 
-/* The answer lacks something, or has it in another form. */
-static void
-answer_malformed(const char *what, CmekKmsAnswer *answer)
-{
-	cmek_kms_answer(answer, CMEK_KMS_UNREACHABLE, "MalformedAnswer",
-					"the answer has no valid %s", what);
-}
-
 /* ----------
  * Answers
  * ----------
@@ -376,7 +368,7 @@ judge_key(const CmekKmsConfig *config, const json_t *key, bool enabled,
 		(found = version_of_kid(config, kid)) == NULL ||
 		!cmek_json_string(key, "kty", type, sizeof(type)))
 	{
-		answer_malformed("kid of this key", answer);
+		cmek_kms_answer_malformed("kid of this key", answer);
 		return;
 	}
 	strlcpy(version->name, found, sizeof(version->name));
@@ -408,7 +400,7 @@ cmek_azure_read_key(const CmekKmsConfig *config, int status, const char *body,
 	if (root == NULL)
 		return;
 	if (!cmek_json_bool(json_object_get(root, "attributes"), "enabled", &enabled))
-		answer_malformed("attribute \"enabled\"", answer);
+		cmek_kms_answer_malformed("attribute \"enabled\"", answer);
 	else
 		judge_key(config, json_object_get(root, "key"), enabled, version,
 				  answer);
@@ -432,12 +424,12 @@ cmek_azure_read_value(const CmekKmsConfig *config, CmekAzureCall call,
 	if (!cmek_json_string(root, "kid", kid, sizeof(kid)) ||
 		(found = version_of_kid(config, kid)) == NULL ||
 		strcmp(found, version->name) != 0)
-		answer_malformed("kid of the version that was asked", answer);
+		cmek_kms_answer_malformed("kid of the version that was asked", answer);
 	else if (!json_is_string(text) ||
 			 !cmek_base64url_decode(json_string_value(text),
 									json_string_length(text), value, size,
 									got) || *got == 0)
-		answer_malformed("value", answer);
+		cmek_kms_answer_malformed("value", answer);
 	else
 	{
 		name_version(config, version->name, answer);

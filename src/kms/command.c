@@ -85,29 +85,6 @@ start_command(const char *command, int out, pid_t *pid)
 	return rc;
 }
 
-/* Wait until there is something to read; false when it is time to give up. */
-static bool
-wait_readable(int fd, TimestampTz deadline)
-{
-	for (;;)
-	{
-		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-														   deadline);
-		int			rc;
-
-		if (left <= 0 || ShutdownRequestPending)
-			return false;
-		rc = WaitLatchOrSocket(MyLatch,
-							   WL_LATCH_SET | WL_SOCKET_READABLE |
-							   WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-							   fd, left, PG_WAIT_EXTENSION);
-		if (rc & WL_SOCKET_READABLE)
-			return true;
-		if (rc & WL_LATCH_SET)
-			ResetLatch(MyLatch);
-	}
-}
-
 /* Read up to the end of a line, of the output, or of the time. */
 static ReadEnd
 read_line(int fd, char *line, Size size, TimestampTz deadline)
@@ -115,7 +92,7 @@ read_line(int fd, char *line, Size size, TimestampTz deadline)
 	Size		len = 0;
 
 	line[0] = '\0';
-	while (wait_readable(fd, deadline))
+	while (cmek_kms_wait_readable(fd, deadline, PG_WAIT_EXTENSION))
 	{
 		ssize_t		n = read(fd, line + len, size - 1 - len);
 

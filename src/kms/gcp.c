@@ -27,6 +27,7 @@
 #include "kms/gcpwire.h"
 #include "kms/http.h"
 #include "kms/internal.h"
+#include "kms/oauth.h"
 
 PG_FUNCTION_INFO_V1(cmek_gcp_validator);
 
@@ -92,43 +93,6 @@ choose_target(GcpOperation *op, CmekKmsAnswer *answer)
 	return true;
 }
 
-/* Send one request; false, with the KMS answer filled in, when there was none. */
-static bool
-gcp_send(const CmekKmsRequest *req, const CmekText *url, const char *token,
-		 const char *type, const char *body, CmekHttpAnswer *got,
-		 CmekKmsAnswer *answer)
-{
-	CmekText	authorization = cmek_kms_new_text(CMEK_GCP_MAX_TOKEN + 64);
-	CmekText	content = cmek_kms_new_text(128);
-	CmekHttpRequest http = {0};
-
-	if (url->overflow)
-	{
-		cmek_kms_answer(answer, CMEK_KMS_MISCONFIGURED, "UrlTooLong",
-						"an address is too long");
-		return false;
-	}
-	http.method = body != NULL ? "POST" : "GET";
-	http.url = url->data;
-	http.body = body;
-	http.body_len = body != NULL ? strlen(body) : 0;
-	/* addresses of ours are TLS; others are a superuser's */
-	http.plain = CMEK_HTTP_PLAIN_LOOPBACK;
-	http.deadline = cmek_kms_attempt_deadline(req->deadline);
-	if (body != NULL)
-	{
-		cmek_text_printf(&content, "Content-Type: %s", type);
-		cmek_http_header(&http, content.data);
-	}
-	if (token != NULL)
-	{
-		cmek_text_add(&authorization, "Authorization: Bearer ");
-		cmek_text_add(&authorization, token);
-		cmek_http_header(&http, authorization.data);
-	}
-	return cmek_http_run(&http, got, answer);
-}
-
 /* ----------
  * Access tokens
  * ----------
@@ -170,26 +134,9 @@ sign_assertion(const CmekGcpAccount *account, const char *scope,
 			   CmekKmsAnswer *answer)
 {
 	CmekText	jwt = cmek_kms_new_text(MAX_BODY);
-	uint8	   *signature = palloc(CMEK_MAX_SIGNATURE);
-	int64		now = GetCurrentTimestamp() / USECS_PER_SEC +
-		(POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY;
-	Size		len;
 
-	cmek_gcp_jwt(account, scope, now, &jwt);
-	if (!cmek_sign_rs256(account->private_key, jwt.data, jwt.len, signature,
-						 &len))
-	{
-		cmek_kms_answer(answer, CMEK_KMS_MISCONFIGURED, "PrivateKey",
-						"the private key is no RSA key of at least 2048 bits in PEM");
-		return NULL;
-	}
-	cmek_text_add(&jwt, ".");
-	cmek_text_add_base64url(&jwt, signature, len);
-	if (!jwt.overflow)
-		return jwt.data;
-	cmek_kms_answer(answer, CMEK_KMS_MISCONFIGURED, "CredentialsTooLong",
-					"the credentials are too long");
-	return NULL;
+	cmek_gcp_jwt(account, scope, cmek_oauth_now(), &jwt);
+	return cmek_oauth_sign(account->private_key, &jwt, answer);
 }
 
 /* A token by a service account's key. */
@@ -209,7 +156,7 @@ token_by_account(const CmekKmsRequest *req, const char *path,
 		return false;
 	cmek_text_add(&url, account->token_url);
 	cmek_gcp_token_body(jwt, &body);
-	if (!gcp_send(req, &url, NULL, "application/x-www-form-urlencoded",
+	if (!cmek_oauth_send(req, &url, NULL, "application/x-www-form-urlencoded",
 				  body.data, &http, answer))
 		return false;
 	cmek_gcp_read_token(http.status, http.body, http.body_len, token, answer);
@@ -279,7 +226,7 @@ impersonated_token(const GcpOperation *op, CmekGcpToken *token,
 		return false;
 	cmek_gcp_impersonate_url(config, op->target, &url);
 	cmek_gcp_impersonate_body(cmek_kms_config_get(config, "delegates"), &body);
-	if (!gcp_send(op->req, &url, own->token, "application/json", body.data,
+	if (!cmek_oauth_send(op->req, &url, own->token, "application/json", body.data,
 				  &http, answer))
 		return false;
 	cmek_gcp_read_impersonated(http.status, http.body, http.body_len, token,
@@ -372,7 +319,7 @@ attempt(void *arg, CmekKmsAnswer *answer)
 	for (bool anew = false;; anew = true)
 	{
 		if (!get_token(op, anew, answer) ||
-			!gcp_send(op->req, &url, op->token->token, "application/json",
+			!cmek_oauth_send(op->req, &url, op->token->token, "application/json",
 					  op->body, &http, answer))
 			return 0;
 		if ((http.status != 401 && http.status != 403) || op->fresh)

@@ -17,14 +17,6 @@
 #define IAM_ENDPOINT "https://iamcredentials.googleapis.com"
 #define ASSERTION_S 3600		/* what Google allows */
 
-/* The answer lacks something, or has it in another form. */
-static void
-answer_malformed(const char *what, CmekKmsAnswer *answer)
-{
-	cmek_kms_answer(answer, CMEK_KMS_UNREACHABLE, "MalformedAnswer",
-					"the answer has no valid %s", what);
-}
-
 /* A credential file that cannot be used. */
 static bool
 reject_account(const char *code, const char *why, CmekKmsAnswer *answer)
@@ -111,16 +103,6 @@ cmek_gcp_token_body(const char *jwt, CmekText *body)
 	cmek_text_add(body, jwt);
 }
 
-/* What can be sent in a header: printable */
-static bool
-token_is_sendable(const char *token)
-{
-	for (const char *at = token; *at != '\0'; at++)
-		if (*at <= ' ' || *at > '~')
-			return false;
-	return *token != '\0';
-}
-
 /* Is an error of these services one that passes? */
 static bool
 status_passes(int status)
@@ -150,9 +132,9 @@ cmek_gcp_read_token(int status, const char *body, Size len,
 	else if (root == NULL ||
 			 !cmek_json_string(root, "access_token", token->token,
 							   sizeof(token->token)) ||
-			 !token_is_sendable(token->token) ||
+			 !cmek_text_is_sendable(token->token) ||
 			 !cmek_json_integer(root, "expires_in", &token->seconds))
-		answer_malformed("access_token and expires_in", answer);
+		cmek_kms_answer_malformed("access_token and expires_in", answer);
 	else
 		cmek_kms_answer(answer, CMEK_KMS_OK, "", "%s", "");
 	json_decref(root);
@@ -164,13 +146,8 @@ cmek_gcp_impersonate_url(const CmekKmsConfig *config, const char *account,
 						 CmekText *url)
 {
 	const char *base = cmek_kms_config_get(config, "iam_endpoint");
-	Size		len;
 
-	if (base == NULL)
-		base = IAM_ENDPOINT;
-	for (len = strlen(base); len > 0 && base[len - 1] == '/';)
-		len--;
-	cmek_text_add_bytes(url, base, len);
+	cmek_text_add_base(url, base != NULL ? base : IAM_ENDPOINT);
 	cmek_text_add(url, "/v1/projects/-/serviceAccounts/");
 	cmek_text_add_percent(url, account);
 	cmek_text_add(url, ":generateAccessToken");
@@ -223,8 +200,8 @@ cmek_gcp_read_impersonated(int status, const char *body, Size len,
 	else if (root == NULL ||
 			 !cmek_json_string(root, "accessToken", token->token,
 							   sizeof(token->token)) ||
-			 !token_is_sendable(token->token))
-		answer_malformed("accessToken", answer);
+			 !cmek_text_is_sendable(token->token))
+		cmek_kms_answer_malformed("accessToken", answer);
 	else
 	{
 		token->seconds = 3600;

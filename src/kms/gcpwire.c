@@ -51,24 +51,13 @@ key_of(const CmekKmsConfig *config)
 	return key != NULL ? key : "";
 }
 
-/* Append an address without the slashes at its end. */
-static void
-add_base(CmekText *url, const char *base)
-{
-	Size		len = strlen(base);
-
-	while (len > 0 && base[len - 1] == '/')
-		len--;
-	cmek_text_add_bytes(url, base, len);
-}
-
 /* See gcpwire.h.  The validator let only characters through that need no escape. */
 void
 cmek_gcp_key_url(const CmekKmsConfig *config, CmekGcpCall call, CmekText *url)
 {
 	const char *endpoint = cmek_kms_config_get(config, "endpoint");
 
-	add_base(url, endpoint != NULL ? endpoint : KMS_ENDPOINT);
+	cmek_text_add_base(url, endpoint != NULL ? endpoint : KMS_ENDPOINT);
 	cmek_text_add(url, "/v1/");
 	cmek_text_add(url, key_of(config));
 	if (call != CMEK_GCP_KEY)
@@ -225,14 +214,6 @@ open_answer(CmekGcpCall call, int status, const char *body, Size len,
 	return root;
 }
 
-/* The answer lacks something, or has it in another form. */
-static void
-answer_malformed(const char *what, CmekKmsAnswer *answer)
-{
-	cmek_kms_answer(answer, CMEK_KMS_UNREACHABLE, "MalformedAnswer",
-					"the answer has no valid %s", what);
-}
-
 /* Something was damaged on its way: ask again. */
 static void
 answer_damaged(const char *what, CmekKmsAnswer *answer)
@@ -297,12 +278,12 @@ cmek_gcp_read_encrypt(const CmekKmsConfig *config, int status,
 		answer_damaged("the KMS has not verified what it was sent", answer);
 	else if (!cmek_json_base64(root, "ciphertext", answer->blob,
 							   sizeof(answer->blob), &got) || got == 0)
-		answer_malformed("ciphertext", answer);
+		cmek_kms_answer_malformed("ciphertext", answer);
 	else if (!crc_fits(root, "ciphertextCrc32c", answer->blob, got))
 		answer_damaged("the ciphertext does not fit its checksum", answer);
 	else if (!cmek_json_string(root, "name", name, sizeof(name)) ||
 			 !name_version(config, name, answer))
-		answer_malformed("name of a version of this key", answer);
+		cmek_kms_answer_malformed("name of a version of this key", answer);
 	else
 	{
 		answer->blob_len = got;
@@ -324,7 +305,7 @@ cmek_gcp_read_decrypt(const CmekKmsConfig *config, const CmekKmsRequest *req,
 		return;
 	if (!cmek_json_base64(root, "plaintext", answer->key, CMEK_KEY_LEN, &got) ||
 		got != CMEK_KEY_LEN)
-		answer_malformed("plaintext of a table key's length", answer);
+		cmek_kms_answer_malformed("plaintext of a table key's length", answer);
 	else if (!crc_fits(root, "plaintextCrc32c", answer->key, CMEK_KEY_LEN))
 		answer_damaged("the plaintext does not fit its checksum", answer);
 	else
@@ -354,7 +335,7 @@ read_primary(const CmekKmsConfig *config, const json_t *primary,
 			 !cmek_json_string(primary, "name", name, sizeof(name)) ||
 			 !cmek_json_string(primary, "state", state, sizeof(state)) ||
 			 !name_version(config, name, answer))
-		answer_malformed("primary version of this key", answer);
+		cmek_kms_answer_malformed("primary version of this key", answer);
 	else if (strcmp(state, "ENABLED") == 0)
 		cmek_kms_answer(answer, CMEK_KMS_OK, "",
 						"exists, symmetric, primary version %s is enabled",
@@ -380,7 +361,7 @@ cmek_gcp_read_key(const CmekKmsConfig *config, int status, const char *body,
 	if (root == NULL)
 		return;
 	if (!cmek_json_string(root, "purpose", purpose, sizeof(purpose)))
-		answer_malformed("purpose", answer);
+		cmek_kms_answer_malformed("purpose", answer);
 	else if (strcmp(purpose, "ENCRYPT_DECRYPT") != 0)
 	{
 		cmek_text_printable(shown, sizeof(shown), purpose);

@@ -92,6 +92,13 @@ extern bool cmek_fingerprint_write(const char *fingerprint,
 								   CmekKmsAnswer *answer);
 extern void cmek_fingerprint_of(const uint8 *key, char *fingerprint);
 
+/*
+ * retry.c: in a worker, wait until there is something to read from a process of
+ * ours; false when it is time to give up
+ */
+extern bool cmek_kms_wait_readable(int fd, TimestampTz deadline,
+								   uint32 wait_event);
+
 /* command.c: one line out of cmek.service_key_command */
 extern bool cmek_command_read_line(const char *command, char *line, Size size,
 								   TimestampTz deadline,

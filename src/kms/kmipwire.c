@@ -271,14 +271,6 @@ static const char *const states[] = {
 	"StateCompromised", "StateDestroyed", "StateDestroyedCompromised"
 };
 
-/* The answer lacks something, or has it in another form. */
-static void
-answer_malformed(const char *what, CmekKmsAnswer *answer)
-{
-	cmek_kms_answer(answer, CMEK_KMS_UNREACHABLE, "MalformedAnswer",
-					"the answer has no valid %s", what);
-}
-
 /* A text of the answer as it may be shown; "" when there is none. */
 static void
 read_text(const CmekTtlvItem *structure, uint32 tag, char *out, Size size)
@@ -339,9 +331,9 @@ open_answer(CmekKmipCall call, const uint8 *data, Size len,
 	else if (cmek_ttlv_nth(&batch, TAG_OPERATION, 0, payload) &&
 			 (!cmek_ttlv_number(&batch, TAG_OPERATION, CMEK_TTLV_ENUMERATION, &operation) ||
 			  operation != (uint32) call))
-		answer_malformed("operation", answer);
+		cmek_kms_answer_malformed("operation", answer);
 	else if (!cmek_ttlv_only(&batch, TAG_RESPONSE_PAYLOAD, CMEK_TTLV_STRUCTURE, payload))
-		answer_malformed("payload", answer);
+		cmek_kms_answer_malformed("payload", answer);
 	else
 		return true;
 	return false;
@@ -375,13 +367,13 @@ read_encrypt(const CmekKmsConfig *config, const CmekTtlvItem *payload,
 	CmekTtlvItem item;
 
 	if (!read_bytes(payload, TAG_DATA, blob->ciphertext, sizeof(blob->ciphertext)))
-		answer_malformed("ciphertext of a table key's length", answer);
+		cmek_kms_answer_malformed("ciphertext of a table key's length", answer);
 	else if (!read_bytes(payload, TAG_TAG, blob->tag, sizeof(blob->tag)))
-		answer_malformed("authentication tag", answer);
+		cmek_kms_answer_malformed("authentication tag", answer);
 	/* a server that chooses the IV itself says so */
 	else if (cmek_ttlv_nth(payload, TAG_IV, 0, &item) &&
 			 !read_bytes(payload, TAG_IV, blob->iv, sizeof(blob->iv)))
-		answer_malformed("IV", answer);
+		cmek_kms_answer_malformed("IV", answer);
 	else
 	{
 		memcpy(answer->blob, blob, sizeof(CmekHsmBlob));
@@ -398,7 +390,7 @@ read_decrypt(const CmekKmsConfig *config, const CmekTtlvItem *payload,
 {
 	if (!read_bytes(payload, TAG_DATA, answer->key, CMEK_KEY_LEN))
 	{
-		answer_malformed("plaintext of a table key's length", answer);
+		cmek_kms_answer_malformed("plaintext of a table key's length", answer);
 		return;
 	}
 	name_key(config, answer);
@@ -440,7 +432,7 @@ read_key(const CmekKmsConfig *config, const CmekTtlvItem *payload,
 
 	(void) read_attribute(config, payload, &attributes[2], &bits);
 	if (!read_attribute(config, payload, &attributes[0], &state))
-		answer_malformed("state of the key", answer);
+		cmek_kms_answer_malformed("state of the key", answer);
 	else if (state == 0 || state >= lengthof(states))
 		cmek_kms_answer(answer, CMEK_KMS_MISCONFIGURED, "StateUnknown",
 						"the key is in a state of number %u, which KMIP does not know", state);
@@ -489,7 +481,7 @@ cmek_kmip_read(const CmekKmsConfig *config, CmekKmipCall call,
 	if (!cmek_ttlv_only(&payload, TAG_UNIQUE_IDENTIFIER, CMEK_TTLV_TEXT, &id) ||
 		!cmek_ttlv_is_text(&id, key_of(config)))
 	{
-		answer_malformed("unique identifier: it is of another key", answer);
+		cmek_kms_answer_malformed("unique identifier: it is of another key", answer);
 		return;
 	}
 	switch (call)

@@ -91,6 +91,8 @@ typedef struct CmekKmsAnswer
 /* Fill in the class, the code and a message (printf-like) */
 extern void cmek_kms_answer(CmekKmsAnswer *answer, CmekKmsClass klass,
 							const char *code, const char *fmt,...) pg_attribute_printf(4, 5);
+/* The KMS's answer lacks something, or has it in another form: UNREACHABLE */
+extern void cmek_kms_answer_malformed(const char *what, CmekKmsAnswer *answer);
 
 typedef struct CmekKmsRequest
 {

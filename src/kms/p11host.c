@@ -38,6 +38,7 @@
 #include "compat.h"
 #include "crypto/crypto.h"
 #include "kms/http.h"
+#include "kms/internal.h"
 #include "kms/p11.h"
 
 #define MAX_HOSTS 8
@@ -214,30 +215,6 @@ cmek_p11_start(const uint8 *id, CmekKmsAnswer *answer)
 	return NULL;
 }
 
-/* Wait until there is something to read; false when it is time to give up. */
-static bool
-wait_readable(int fd, TimestampTz deadline)
-{
-	for (;;)
-	{
-		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-														   deadline);
-		int			rc;
-
-		if (left <= 0 || ShutdownRequestPending)
-			return false;
-		rc = WaitLatchOrSocket(MyLatch,
-							   WL_LATCH_SET | WL_SOCKET_READABLE |
-							   WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-							   fd, left, cmek_wait_event("CmekKmsModule"));
-		if (rc & WL_SOCKET_READABLE)
-			return true;
-		if (rc & WL_LATCH_SET)
-			ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
-	}
-}
-
 /* A module has been in the same process: its report is not to be trusted. */
 static bool
 is_well_formed(P11Report *report)
@@ -284,7 +261,8 @@ cmek_p11_ask(P11Host *host, const P11Order *order, TimestampTz deadline,
 	host->busy = true;
 	if (send(host->fd, order, sizeof(P11Order), MSG_NOSIGNAL) == (ssize_t) sizeof(P11Order))
 	{
-		timely = wait_readable(host->fd, deadline);
+		timely = cmek_kms_wait_readable(host->fd, deadline,
+										cmek_wait_event("CmekKmsModule"));
 		if (timely)
 			n = recv(host->fd, report, sizeof(P11Report), MSG_DONTWAIT);
 	}

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * retry.c
- *	  Trying again what a KMS did not answer.
+ *	  Trying again what a KMS did not answer, and waiting for a process of ours.
  *
  * Waits are jittered ("full jitter" over the upper half), so that the workers
  * of many servers do not come back together; they end with the deadline, and
@@ -19,6 +19,7 @@
 
 #include "compat.h"
 #include "kms/http.h"
+#include "kms/internal.h"
 
 #define FIRST_DELAY_MS 100
 #define LAST_DELAY_MS 2000
@@ -79,4 +80,28 @@ cmek_kms_attempt_deadline(TimestampTz deadline)
 
 	return Min(deadline,
 			   TimestampTzPlusMilliseconds(now, Max(left / 2, 1000)));
+}
+
+/* See internal.h. */
+bool
+cmek_kms_wait_readable(int fd, TimestampTz deadline, uint32 wait_event)
+{
+	for (;;)
+	{
+		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+														   deadline);
+		int			rc;
+
+		if (left <= 0 || ShutdownRequestPending)
+			return false;
+		rc = WaitLatchOrSocket(MyLatch,
+							   WL_LATCH_SET | WL_SOCKET_READABLE |
+							   WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+							   fd, left, wait_event);
+		if (rc & WL_SOCKET_READABLE)
+			return true;
+		if (rc & WL_LATCH_SET)
+			ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
 }

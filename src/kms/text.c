@@ -208,6 +208,27 @@ cmek_base64url_decode(const char *text, Size textlen, uint8 *out, Size size,
 	return decode_base64(base64url_alphabet, text, textlen, out, size, len);
 }
 
+/* See text.h. */
+void
+cmek_text_add_base(CmekText *text, const char *base)
+{
+	Size		len = strlen(base);
+
+	while (len > 0 && base[len - 1] == '/')
+		len--;
+	cmek_text_add_bytes(text, base, len);
+}
+
+/* See text.h. */
+bool
+cmek_text_is_sendable(const char *token)
+{
+	for (const char *at = token; *at != '\0'; at++)
+		if (*at <= ' ' || *at > '~')
+			return false;
+	return *token != '\0';
+}
+
 /* Copy a text so that it can stand in a message. */
 void
 cmek_text_printable(char *out, Size size, const char *text)

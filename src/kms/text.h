@@ -34,6 +34,8 @@ extern void cmek_text_add_bytes(CmekText *text, const char *bytes, Size len);
 extern void cmek_text_printf(CmekText *text, const char *fmt,...) pg_attribute_printf(2, 3);
 /* quoted, as a JSON string */
 extern void cmek_text_add_json(CmekText *text, const char *string);
+/* an address without the slashes at its end */
+extern void cmek_text_add_base(CmekText *text, const char *base);
 /* percent-encoded but for RFC 3986's unreserved characters */
 extern void cmek_text_add_percent(CmekText *text, const char *string);
 /* base64 (RFC 4648, 4) with padding */
@@ -53,6 +55,9 @@ extern bool cmek_base64_decode(const char *text, Size textlen,
 /* The same in the alphabet of RFC 4648, 5, without padding */
 extern bool cmek_base64url_decode(const char *text, Size textlen,
 								  uint8 *out, Size size, Size *len);
+
+/* Can it be a token in a header: not empty, printable, without blanks? */
+extern bool cmek_text_is_sendable(const char *token);
 
 /*
  * Copy a text into a message that everybody may read: control characters

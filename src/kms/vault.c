@@ -146,16 +146,11 @@ read_line_file(const char *path, CmekKmsAnswer *answer)
 	return text;
 }
 
-/* What can be sent in a header: printable and not too long */
+/* What can be sent in a header, and is not too long */
 static bool
 token_is_sendable(const char *token)
 {
-	Size		len = strlen(token);
-
-	for (Size i = 0; i < len; i++)
-		if (token[i] <= ' ' || token[i] > '~')
-			return false;
-	return len > 0 && len < CMEK_VAULT_MAX_TOKEN;
+	return cmek_text_is_sendable(token) && strlen(token) < CMEK_VAULT_MAX_TOKEN;
 }
 
 /* Take note of how long a token is good. */
@@ -233,8 +228,7 @@ log_in(VaultCall *call, CmekKmsAnswer *answer)
 		return false;
 	if (!token_is_sendable(token->token))
 	{
-		cmek_kms_answer(answer, CMEK_KMS_UNREACHABLE, "MalformedAnswer",
-						"the answer has no valid client_token");
+		cmek_kms_answer_malformed("client_token", answer);
 		return false;
 	}
 	memset(call->session, 0, sizeof(VaultSession));

@@ -66,11 +66,8 @@ void
 cmek_vault_url(const CmekKmsConfig *config, CmekVaultCall call, CmekText *url)
 {
 	const char *base = cmek_kms_config_get(config, "url");
-	Size		len = base != NULL ? strlen(base) : 0;
 
-	while (len > 0 && base[len - 1] == '/')
-		len--;
-	cmek_text_add_bytes(url, base, len);
+	cmek_text_add_base(url, base != NULL ? base : "");
 	cmek_text_add(url, "/v1/");
 	switch (call)
 	{
@@ -314,14 +311,6 @@ open_answer(CmekVaultCall call, int status, const char *body, Size len,
 	return object;
 }
 
-/* The answer lacks something, or has it in another form. */
-static void
-answer_malformed(const char *what, CmekKmsAnswer *answer)
-{
-	cmek_kms_answer(answer, CMEK_KMS_UNREACHABLE, "MalformedAnswer",
-					"the answer has no valid %s", what);
-}
-
 /* Name the key as the catalog keeps it. */
 static void
 name_key(const CmekKmsConfig *config, int64 version, CmekKmsAnswer *answer)
@@ -349,7 +338,7 @@ cmek_vault_read_encrypt(const CmekKmsConfig *config, int status,
 	if (data != NULL &&
 		(!cmek_json_string(data, "ciphertext", text, sizeof(text)) ||
 		 (version = ciphertext_version(text, strlen(text))) == 0))
-		answer_malformed("ciphertext", answer);
+		cmek_kms_answer_malformed("ciphertext", answer);
 	else if (data != NULL)
 	{
 		answer->blob_len = strlen(text);
@@ -374,7 +363,7 @@ cmek_vault_read_decrypt(const CmekKmsConfig *config, const CmekKmsRequest *req,
 	if (data != NULL &&
 		(!cmek_json_base64(data, "plaintext", answer->key, CMEK_KEY_LEN, &got) ||
 		 got != CMEK_KEY_LEN))
-		answer_malformed("plaintext of a table key's length", answer);
+		cmek_kms_answer_malformed("plaintext of a table key's length", answer);
 	else if (data != NULL)
 	{
 		name_key(config, ciphertext_version((const char *) req->blob,
@@ -413,7 +402,7 @@ cmek_vault_read_key(const CmekKmsConfig *config, int status,
 	else if (!cmek_json_string(data, "type", type, sizeof(type)) ||
 			 !cmek_json_integer(data, "latest_version", &latest) ||
 			 !cmek_json_integer(data, "min_decryption_version", &oldest))
-		answer_malformed("type, latest_version and min_decryption_version", answer);
+		cmek_kms_answer_malformed("type, latest_version and min_decryption_version", answer);
 	else if (cmek_json_bool(data, "soft_deleted", &flag) && flag)
 		cmek_kms_answer(answer, CMEK_KMS_DENIED, "KeySoftDeleted",
 						"the key is soft-deleted");
@@ -457,7 +446,7 @@ cmek_vault_read_login(int status, const char *body, Size len,
 							   sizeof(token->token)) ||
 			 token->token[0] == '\0' ||
 			 !cmek_json_integer(auth, "lease_duration", &token->ttl))
-		answer_malformed("client_token and lease_duration", answer);
+		cmek_kms_answer_malformed("client_token and lease_duration", answer);
 	else
 	{
 		if (!cmek_json_bool(auth, "renewable", &token->renewable))
@@ -487,7 +476,7 @@ cmek_vault_read_token(CmekVaultCall call, int status, const char *body,
 	}
 	else if (!cmek_json_integer(data, renewed ? "lease_duration" : "ttl",
 								&token->ttl))
-		answer_malformed("time to live", answer);
+		cmek_kms_answer_malformed("time to live", answer);
 	else
 	{
 		if (!cmek_json_bool(data, "renewable", &token->renewable))

@@ -109,23 +109,11 @@ stats_any(Oid relid)
 	return any;
 }
 
-/* A column that is never NULL */
-static Datum
-get_attr(HeapTuple tuple, int attnum, TupleDesc desc)
-{
-	bool		isnull;
-	Datum		value = heap_getattr(tuple, attnum, desc, &isnull);
-
-	if (isnull)
-		elog(ERROR, "null in column %d of cmek.statistic", attnum);
-	return value;
-}
-
 /* The tables whose keys a row is sealed by */
 static void
 read_tables(HeapTuple tuple, TupleDesc desc, StatsSealed *row)
 {
-	ArrayType  *array = DatumGetArrayTypePCopy(get_attr(tuple,
+	ArrayType  *array = DatumGetArrayTypePCopy(cmek_key_attr(tuple,
 														 Anum_statistic_sealed_by,
 														 desc));
 	Datum	   *elements;
@@ -142,12 +130,12 @@ read_tables(HeapTuple tuple, TupleDesc desc, StatsSealed *row)
 static void
 read_row(HeapTuple tuple, TupleDesc desc, StatsSealed *row)
 {
-	row->name.relid = DatumGetObjectId(get_attr(tuple, Anum_statistic_relid, desc));
-	row->name.attnum = DatumGetInt16(get_attr(tuple, Anum_statistic_attnum, desc));
-	row->name.inherited = DatumGetBool(get_attr(tuple, Anum_statistic_inherited,
+	row->name.relid = DatumGetObjectId(cmek_key_attr(tuple, Anum_statistic_relid, desc));
+	row->name.attnum = DatumGetInt16(cmek_key_attr(tuple, Anum_statistic_attnum, desc));
+	row->name.inherited = DatumGetBool(cmek_key_attr(tuple, Anum_statistic_inherited,
 												desc));
 	read_tables(tuple, desc, row);
-	row->bytes = DatumGetByteaPCopy(get_attr(tuple, Anum_statistic_sealed, desc));
+	row->bytes = DatumGetByteaPCopy(cmek_key_attr(tuple, Anum_statistic_sealed, desc));
 }
 
 /* See internal.h. */
@@ -452,11 +440,11 @@ delete_found(Relation rel, SysScanDesc scan, bool inherited)
 
 	while (HeapTupleIsValid(tuple = cmek_key_scan_next(scan)))
 	{
-		Oid			relid = DatumGetObjectId(get_attr(tuple, Anum_statistic_relid,
+		Oid			relid = DatumGetObjectId(cmek_key_attr(tuple, Anum_statistic_relid,
 													  RelationGetDescr(rel)));
 
 		if (inherited &&
-			!DatumGetBool(get_attr(tuple, Anum_statistic_inherited,
+			!DatumGetBool(cmek_key_attr(tuple, Anum_statistic_inherited,
 								   RelationGetDescr(rel))))
 			continue;
 		CatalogTupleDelete(rel, &tuple->t_self);
