@@ -46,7 +46,7 @@ typedef struct BoardSlot
 	int			waiters;		/* none: a proof for the keeper, or abandoned */
 	int			worker;			/* that runs it */
 	int			server;			/* index of state.c */
-	TimestampTz posted_at;
+	CmekInstant posted_at;
 	ConditionVariable done;
 	CmekKeyRequest what;		/* constant until the slot is free */
 	CmekReply	reply;
@@ -181,7 +181,7 @@ post(int i, const CmekKeyRequest *what, int server, int waiters)
 	slot->state = SLOT_POSTED;
 	slot->waiters = waiters;
 	slot->server = server;
-	slot->posted_at = GetCurrentTimestamp();
+	slot->posted_at = cmek_now();
 	slot->what = *what;
 	wake_worker();
 }
@@ -244,7 +244,7 @@ read_reply(const BoardSlot *slot, CmekReply *reply)
  * The caller leaves the slot, also after an ERROR.
  */
 bool
-cmek_board_wait(int i, TimestampTz deadline, CmekReply *reply)
+cmek_board_wait(int i, CmekInstant deadline, CmekReply *reply)
 {
 	BoardSlot  *slot = &board->slots[i];
 	bool		done;
@@ -252,8 +252,7 @@ cmek_board_wait(int i, TimestampTz deadline, CmekReply *reply)
 	ConditionVariablePrepareToSleep(&slot->done);
 	while (!(done = read_reply(slot, reply)))
 	{
-		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-														   deadline);
+		long		left = cmek_ms_until(deadline);
 
 		if (left <= 0)
 			break;
@@ -266,10 +265,9 @@ cmek_board_wait(int i, TimestampTz deadline, CmekReply *reply)
 
 /* Wait until a slot may have become free, at most a moment. */
 void
-cmek_board_wait_space(TimestampTz deadline)
+cmek_board_wait_space(CmekInstant deadline)
 {
-	long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-													   deadline);
+	long		left = cmek_ms_until(deadline);
 
 	/*
 	 * A slot freed between the caller's look and our sleep goes unnoticed, so
@@ -404,7 +402,7 @@ cmek_board_detach(int worker)
 
 		cmek_kms_answer(answer, CMEK_KMS_UNREACHABLE, "WorkerEnded",
 						"the KMS worker ended before the KMS had answered");
-		cmek_board_finish(i, answer, GetCurrentTimestamp());
+		cmek_board_finish(i, answer, cmek_now());
 		cmek_secret_free(answer);
 	}
 	lock_board();
@@ -483,7 +481,7 @@ cmek_board_request(int slot)
 /* Bring the cache in line with an answer, which may turn out corrupt. */
 static void
 settle_cache(const BoardSlot *slot, CmekKmsAnswer *answer,
-			 TimestampTz started)
+			 CmekInstant started)
 {
 	const CmekKeyRequest *what = &slot->what;
 
@@ -577,7 +575,7 @@ record_change(CmekServerChange change, const char *name, Oid database,
  * cleanses the answer.
  */
 void
-cmek_board_finish(int i, CmekKmsAnswer *answer, TimestampTz started)
+cmek_board_finish(int i, CmekKmsAnswer *answer, CmekInstant started)
 {
 	BoardSlot  *slot = &board->slots[i];
 	CmekServerChange change = CMEK_SERVER_SAME;
@@ -608,6 +606,6 @@ cmek_board_finish(int i, CmekKmsAnswer *answer, TimestampTz started)
 
 	if (!derived)
 		cmek_stat_add_call(answer->klass == CMEK_KMS_OK,
-						   GetCurrentTimestamp() - started);
+						   cmek_now() - started);
 	record_change(change, name, database, answer);
 }

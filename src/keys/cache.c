@@ -37,9 +37,9 @@ typedef struct CacheSlot
 	uint8		uuid[CMEK_UUID_LEN];
 	uint64		version;		/* hash of the KMS key version */
 	uint64		config_hash;	/* of the options that proved it */
-	TimestampTz proved_at;		/* start of the last call that proved it */
-	TimestampTz tried_at;		/* last picked for a proof */
-	TimestampTz fetched_at;		/* last given to a backend, or stored */
+	CmekInstant proved_at;		/* start of the last call that proved it */
+	CmekInstant tried_at;		/* last picked for a proof */
+	CmekInstant fetched_at;		/* last given to a backend, or stored */
 } CacheSlot;
 
 /* What a new proof needs; apart from the slots, which are searched */
@@ -219,7 +219,7 @@ take_slot(Oid database, const uint8 *uuid)
 	slots[i].database = database;
 	memcpy(slots[i].uuid, uuid, CMEK_UUID_LEN);
 	slots[i].tried_at = 0;
-	slots[i].fetched_at = GetCurrentTimestamp();
+	slots[i].fetched_at = cmek_now();
 	slots[i].next = *bucket;
 	*bucket = i;
 	return i;
@@ -233,7 +233,7 @@ copy_key(int i, uint8 *key, CmekLease *lease)
 	memcpy(lease->uuid, slots[i].uuid, CMEK_UUID_LEN);
 	lease->generation = &slots[i].generation;
 	lease->value = pg_atomic_read_u64(&slots[i].generation);
-	slots[i].fetched_at = GetCurrentTimestamp();
+	slots[i].fetched_at = cmek_now();
 }
 
 /*
@@ -252,7 +252,7 @@ cmek_cache_fetch(const CmekKeyRequest *what, uint8 *key, CmekLease *lease)
 	LWLockAcquire(cmek_lock(CMEK_LOCK_CACHE), LW_SHARED);
 	i = find_slot(what->database, what->uuid);
 	if (i >= 0 && slots[i].config_hash == what->config_hash &&
-		GetCurrentTimestamp() - slots[i].proved_at < limit)
+		cmek_now() - slots[i].proved_at < limit)
 	{
 		found = true;
 		if (key != NULL)
@@ -269,7 +269,7 @@ cmek_cache_fetch(const CmekKeyRequest *what, uint8 *key, CmekLease *lease)
  */
 bool
 cmek_cache_fetch_proved(const CmekKeyRequest *what, int server,
-						TimestampTz oldest, uint8 *key, CmekLease *lease)
+						CmekInstant oldest, uint8 *key, CmekLease *lease)
 {
 	bool		found;
 	int			i;
@@ -286,7 +286,7 @@ cmek_cache_fetch_proved(const CmekKeyRequest *what, int server,
 
 /* Note in every slot of a KMS key version that it was proved. */
 static void
-renew(int server, uint64 version, uint64 config_hash, TimestampTz proved_at)
+renew(int server, uint64 version, uint64 config_hash, CmekInstant proved_at)
 {
 	for (int i = 0; i < cache->nslots; i++)
 		if (slots[i].used && slots[i].server == server &&
@@ -325,7 +325,7 @@ store_blob(int i, const CmekKeyRequest *what, const CmekKmsAnswer *answer)
  */
 bool
 cmek_cache_store(const CmekKeyRequest *what, int server,
-				 const CmekKmsAnswer *answer, TimestampTz proved_at,
+				 const CmekKmsAnswer *answer, CmekInstant proved_at,
 				 bool may_insert)
 {
 	const char *version = version_of(what, answer);
@@ -412,7 +412,7 @@ cmek_cache_end_leases(void)
 
 /* Drop every key that no backend has asked for since a time. */
 void
-cmek_cache_expire_idle(TimestampTz before)
+cmek_cache_expire_idle(CmekInstant before)
 {
 	LWLockAcquire(cmek_lock(CMEK_LOCK_CACHE), LW_EXCLUSIVE);
 	for (int i = 0; i < cache->nslots; i++)
@@ -446,7 +446,7 @@ add_due(CmekDueProof *due, int n, int max, const CacheSlot *slot)
  * every cached key has its turn.
  */
 int
-cmek_cache_due(TimestampTz now, int64 ttl_us, CmekDueProof *due, int max)
+cmek_cache_due(CmekInstant now, int64 ttl_us, CmekDueProof *due, int max)
 {
 	int			n = 0;
 
@@ -469,7 +469,7 @@ cmek_cache_describe(const CmekDueProof *due, CmekKeyRequest *what)
 	i = find_slot(due->database, due->uuid);
 	if (i >= 0)
 	{
-		slots[i].tried_at = GetCurrentTimestamp();
+		slots[i].tried_at = cmek_now();
 		memcpy(what->uuid, due->uuid, CMEK_UUID_LEN);
 		what->blob_len = blobs[i].len;
 		memcpy(what->blob, blobs[i].data, blobs[i].len);
@@ -481,7 +481,7 @@ cmek_cache_describe(const CmekDueProof *due, CmekKeyRequest *what)
 
 /* Drop every key proved before the time given for its server. */
 void
-cmek_cache_expire(const TimestampTz *oldest)
+cmek_cache_expire(const CmekInstant *oldest)
 {
 	LWLockAcquire(cmek_lock(CMEK_LOCK_CACHE), LW_EXCLUSIVE);
 	for (int i = 0; i < cache->nslots; i++)

@@ -36,7 +36,7 @@ typedef struct Proof
 {
 	Oid			server;
 	uint64		config_hash;
-	TimestampTz proved_at;
+	CmekInstant proved_at;
 } Proof;
 
 /* What one step came to */
@@ -237,7 +237,7 @@ cmek_check_key(PG_FUNCTION_ARGS)
 static bool
 proof_is_known(const CmekKeyRequest *what)
 {
-	TimestampTz oldest = GetCurrentTimestamp() -
+	CmekInstant oldest = cmek_now() -
 		cmek_key_cache_ttl * USECS_PER_SEC;
 
 	for (int i = 0; i < PROOFS; i++)
@@ -254,7 +254,7 @@ proof_remember(const CmekKeyRequest *what)
 {
 	proofs[next_proof].server = what->server;
 	proofs[next_proof].config_hash = what->config_hash;
-	proofs[next_proof].proved_at = GetCurrentTimestamp();
+	proofs[next_proof].proved_at = cmek_now();
 	next_proof = (next_proof + 1) % PROOFS;
 }
 

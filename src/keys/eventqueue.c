@@ -93,13 +93,12 @@ try_reserve(int n, bool *stalled)
 bool
 cmek_eventqueue_reserve(int n, int wait)
 {
-	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-													   wait);
+	CmekInstant deadline = cmek_instant_in(wait);
 	bool		stalled;
 	bool		ok;
 
 	while (!(ok = try_reserve(n, &stalled)) && !stalled &&
-		   n <= QUEUE_PLACES && GetCurrentTimestamp() < deadline)
+		   n <= QUEUE_PLACES && cmek_now() < deadline)
 	{
 		/* places given back since our look go unnoticed: never sleep long */
 		ConditionVariablePrepareToSleep(&queue->space);

@@ -124,7 +124,7 @@ typedef struct CmekVisitReport
 	Oid			database;
 	bool		has_cmek;		/* else come when there is an event */
 	bool		stuck;			/* events are left: do not come for them yet */
-	TimestampTz next;			/* come then in any case */
+	CmekInstant next;			/* come then in any case */
 } CmekVisitReport;
 
 extern void cmek_visit_report(const CmekVisitReport *report);

@@ -151,7 +151,7 @@ typedef struct CmekDueProof
 	uint64		version;
 	Oid			database;
 	uint8		uuid[CMEK_UUID_LEN];
-	TimestampTz tried_at;
+	CmekInstant tried_at;
 } CmekDueProof;
 
 extern Size cmek_cache_shmem_size(void);
@@ -159,21 +159,21 @@ extern void cmek_cache_shmem_init(void);
 extern bool cmek_cache_fetch(const CmekKeyRequest *what, uint8 *key,
 							 CmekLease *lease);
 extern bool cmek_cache_fetch_proved(const CmekKeyRequest *what, int server,
-									TimestampTz oldest, uint8 *key,
+									CmekInstant oldest, uint8 *key,
 									CmekLease *lease);
 extern bool cmek_cache_store(const CmekKeyRequest *what, int server,
 							 const CmekKmsAnswer *answer,
-							 TimestampTz proved_at, bool may_insert);
+							 CmekInstant proved_at, bool may_insert);
 /* Copy a key, for a worker that is to wrap it; false when it is not there */
 extern bool cmek_cache_copy(Oid database, const uint8 *uuid, uint8 *key);
 extern void cmek_cache_drop(Oid database, const uint8 *uuid);
 extern void cmek_cache_drop_server(int server);
 extern void cmek_cache_end_leases(void);
-extern void cmek_cache_expire_idle(TimestampTz before);
-extern int	cmek_cache_due(TimestampTz now, int64 ttl_us, CmekDueProof *due,
+extern void cmek_cache_expire_idle(CmekInstant before);
+extern int	cmek_cache_due(CmekInstant now, int64 ttl_us, CmekDueProof *due,
 						   int max);
 extern bool cmek_cache_describe(const CmekDueProof *due, CmekKeyRequest *what);
-extern void cmek_cache_expire(const TimestampTz *oldest);
+extern void cmek_cache_expire(const CmekInstant *oldest);
 extern int	cmek_cache_count(void);
 /* The same without derived keys (derived.c) */
 extern int	cmek_cache_count_tables(void);
@@ -205,11 +205,11 @@ extern bool cmek_server_start(int server, int limit);
 extern void cmek_server_stop(int server);
 extern bool cmek_server_remembers(int server, const CmekKeyRequest *what,
 								  CmekReply *reply);
-extern bool cmek_server_revoked_since(int server, TimestampTz started);
+extern bool cmek_server_revoked_since(int server, CmekInstant started);
 extern CmekServerChange cmek_server_observe(int server,
 											const CmekKeyRequest *what,
 											const CmekKmsAnswer *answer,
-											TimestampTz started);
+											CmekInstant started);
 extern TimestampTz cmek_server_since(int server);
 /* Was it denied, and never seen to be back since? */
 extern bool cmek_server_denied(int server);
@@ -217,7 +217,7 @@ extern bool cmek_server_denied(int server);
 extern bool cmek_server_was_denied(Oid serverid);
 extern bool cmek_server_is_failing(Oid serverid);
 extern bool cmek_server_proof_config(int server, CmekKeyRequest *what);
-extern void cmek_server_oldest_proofs(TimestampTz now, TimestampTz *oldest);
+extern void cmek_server_oldest_proofs(CmekInstant now, CmekInstant *oldest);
 /* Takes the board's lock itself */
 extern bool cmek_server_forgives(const CmekKeyRequest *what, uint8 *key,
 								 CmekLease *lease);
@@ -251,8 +251,8 @@ extern Size cmek_board_shmem_size(void);
 extern void cmek_board_shmem_init(void);
 extern CmekBoardResult cmek_board_enter(const CmekKeyRequest *what,
 										int *slot, CmekReply *reply);
-extern bool cmek_board_wait(int slot, TimestampTz deadline, CmekReply *reply);
-extern void cmek_board_wait_space(TimestampTz deadline);
+extern bool cmek_board_wait(int slot, CmekInstant deadline, CmekReply *reply);
+extern void cmek_board_wait_space(CmekInstant deadline);
 extern void cmek_board_leave(int slot);
 extern bool cmek_board_has_workers(void);
 extern void cmek_board_prove(const CmekDueProof *due);
@@ -262,7 +262,7 @@ extern void cmek_board_detach(int worker);
 extern int	cmek_board_take(int worker);
 extern const CmekKeyRequest *cmek_board_request(int slot);
 extern void cmek_board_finish(int slot, CmekKmsAnswer *answer,
-							  TimestampTz started);
+							  CmekInstant started);
 
 /* check.c: what a person can do about an answer */
 extern const char *cmek_reply_hint(const char *provider, const CmekReply *reply);
@@ -493,7 +493,7 @@ extern void cmek_progress_init(void);
 /* visits.c: the keeper sends visitors to databases */
 extern Size cmek_visits_shmem_size(void);
 extern void cmek_visits_shmem_init(void);
-extern void cmek_visits_run(TimestampTz now);
+extern void cmek_visits_run(CmekInstant now);
 
 /* stop.c */
 extern void cmek_stop_init(void);

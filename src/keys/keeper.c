@@ -53,7 +53,7 @@ cmek_keeper_register(void)
 
 /* Ask for the proofs that are due. */
 static void
-ask_for_proofs(TimestampTz now)
+ask_for_proofs(CmekInstant now)
 {
 	CmekDueProof due[PROOFS_A_TICK];
 	int			n = cmek_cache_due(now, cmek_key_cache_ttl * USECS_PER_SEC,
@@ -65,7 +65,7 @@ ask_for_proofs(TimestampTz now)
 
 /* Drop the keys that were not proved for too long. */
 static void
-expire_keys(TimestampTz now, TimestampTz *oldest)
+expire_keys(CmekInstant now, CmekInstant *oldest)
 {
 	LWLockAcquire(cmek_lock(CMEK_LOCK_BOARD), LW_SHARED);
 	cmek_server_oldest_proofs(now, oldest);
@@ -78,7 +78,7 @@ expire_keys(TimestampTz now, TimestampTz *oldest)
  * a suspension was replayed.
  */
 static void
-honour_replayed(TimestampTz now)
+honour_replayed(CmekInstant now)
 {
 	static bool standby = false;
 	bool		was = standby;
@@ -119,7 +119,7 @@ detach_at_exit(int code, Datum arg)
 void
 cmek_keeper_main(Datum arg)
 {
-	TimestampTz *oldest;
+	CmekInstant *oldest;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
@@ -128,11 +128,11 @@ cmek_keeper_main(Datum arg)
 	before_shmem_exit(detach_at_exit, (Datum) 0);
 	cmek_eventqueue_attach(MyLatch);
 	oldest = MemoryContextAlloc(TopMemoryContext,
-								cmek_num_servers() * sizeof(TimestampTz));
+								cmek_num_servers() * sizeof(CmekInstant));
 
 	while (!ShutdownRequestPending)
 	{
-		TimestampTz now = GetCurrentTimestamp();
+		CmekInstant now = cmek_now();
 
 		if (cmek_cache_count() > 0)
 		{

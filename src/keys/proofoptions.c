@@ -20,7 +20,7 @@ typedef struct ProofOptions
 	bool		used;
 	int			server;
 	uint64		config_hash;
-	TimestampTz used_at;
+	CmekInstant used_at;
 	CmekKmsConfig config;
 } ProofOptions;
 
@@ -91,7 +91,7 @@ cmek_proof_options_keep(int server, const CmekKeyRequest *what)
 		place = make_place();
 	place->used = true;
 	place->server = server;
-	place->used_at = GetCurrentTimestamp();
+	place->used_at = cmek_now();
 	place->config_hash = what->config_hash;
 	place->config = what->config;
 }
@@ -104,7 +104,7 @@ cmek_proof_options_read(int server, uint64 config_hash, CmekKeyRequest *what)
 
 	if (place == NULL || place->config_hash != config_hash)
 		return false;
-	place->used_at = GetCurrentTimestamp();
+	place->used_at = cmek_now();
 	what->config_hash = place->config_hash;
 	what->config = place->config;
 	return true;

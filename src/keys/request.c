@@ -49,7 +49,7 @@ leave_on_error(int code, Datum slot)
 
 /* Wait for a posted request and leave it. */
 static void
-wait_and_leave(int slot, TimestampTz deadline, CmekReply *reply)
+wait_and_leave(int slot, CmekInstant deadline, CmekReply *reply)
 {
 	volatile bool done = false;
 
@@ -71,8 +71,7 @@ wait_and_leave(int slot, TimestampTz deadline, CmekReply *reply)
 void
 cmek_request_run(const CmekKeyRequest *what, CmekReply *reply)
 {
-	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-													   cmek_kms_timeout);
+	CmekInstant deadline = cmek_instant_in(cmek_kms_timeout);
 	int			slot = -1;
 
 	if (!IsUnderPostmaster)
@@ -98,7 +97,7 @@ cmek_request_run(const CmekKeyRequest *what, CmekReply *reply)
 				break;
 		}
 		cmek_board_wait_space(deadline);
-		if (GetCurrentTimestamp() >= deadline)
+		if (cmek_now() >= deadline)
 		{
 			reply_timeout(reply);
 			return;

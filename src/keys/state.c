@@ -31,7 +31,6 @@
 #include "foreign/foreign.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "portability/instr_time.h"
 #include "storage/shmem.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -58,7 +57,7 @@ typedef struct ServerFailure
 	char		code[CMEK_KMS_MAX_CODE];
 	char		message[CMEK_KMS_MAX_MESSAGE];
 	int			delay_ms;
-	TimestampTz retry_at;
+	CmekInstant retry_at;
 } ServerFailure;
 
 typedef struct ServerEntry
@@ -69,7 +68,7 @@ typedef struct ServerEntry
 	char		name[NAMEDATALEN];
 	int			requests;		/* on the board */
 	int			running;		/* of them, at a worker */
-	TimestampTz used_at;
+	CmekInstant used_at;
 
 	/* what people see */
 	bool		known;
@@ -83,13 +82,14 @@ typedef struct ServerEntry
 	CmekSuspension suspension;
 
 	/* the clock of observed inaccessible time; see watch.h */
-	TimestampTz answered_at;
-	instr_time	failed_at;		/* last answer, if it was a failure; else zero */
+	CmekInstant answered_at;
+	CmekInstant failed_at;		/* last answer, if it was a failure; else 0 */
 	int64		denied_ms;
 	int64		unreachable_ms;
 	bool		was_ok;
 
-	TimestampTz denied_at;		/* start of the last unwrap that was denied */
+	CmekInstant denied_at;		/* start of the last unwrap that was denied */
+	CmekInstant proved_at;		/* last answer, if it was a good one */
 	ServerFailure failure;
 
 	/* of the newest options that somebody read in the catalogs and asked with */
@@ -178,7 +178,7 @@ cmek_server_reserve(Oid database, Oid server, const char *name)
 		servers[i].server = server;
 	}
 	strlcpy(servers[i].name, name, NAMEDATALEN);
-	servers[i].used_at = GetCurrentTimestamp();
+	servers[i].used_at = cmek_now();
 	servers[i].requests++;
 	return i;
 }
@@ -296,7 +296,7 @@ cmek_server_remembers(int server, const CmekKeyRequest *what,
 
 	if (!failure_covers(failure, what) ||
 		failure->config_hash != what->config_hash ||
-		GetCurrentTimestamp() >= failure->retry_at)
+		cmek_now() >= failure->retry_at)
 		return false;
 	if (reply == NULL)
 		return true;
@@ -310,7 +310,7 @@ cmek_server_remembers(int server, const CmekKeyRequest *what,
 
 /* Was the key denied by a call that started after this one did? */
 bool
-cmek_server_revoked_since(int server, TimestampTz started)
+cmek_server_revoked_since(int server, CmekInstant started)
 {
 	return started <= servers[server].denied_at;
 }
@@ -328,7 +328,7 @@ cmek_server_since(int server)
 bool
 cmek_server_denied(int server)
 {
-	return servers[server].denied_at > servers[server].last_ok;
+	return servers[server].denied_at > servers[server].proved_at;
 }
 
 /* Remember a failure, for twice as long as the one before it. */
@@ -353,7 +353,7 @@ remember_failure(ServerEntry *entry, const CmekKeyRequest *what,
 	strlcpy(failure->message, answer->message, sizeof(failure->message));
 	failure->delay_ms = delay;
 	/* between half of the delay and all of it */
-	failure->retry_at = GetCurrentTimestamp() + (int64) (delay * 500) +
+	failure->retry_at = cmek_now() + (int64) (delay * 500) +
 		(int64) (pg_prng_double(&pg_global_prng_state) * delay * 500);
 }
 
@@ -380,7 +380,10 @@ set_state(ServerEntry *entry, const CmekKmsAnswer *answer)
 	strlcpy(entry->code, answer->code, sizeof(entry->code));
 	strlcpy(entry->message, answer->message, sizeof(entry->message));
 	if (is_ok)
+	{
 		entry->last_ok = GetCurrentTimestamp();
+		entry->proved_at = cmek_now();
+	}
 	return change;
 }
 
@@ -389,17 +392,12 @@ set_state(ServerEntry *entry, const CmekKmsAnswer *answer)
  * or so much time that nobody knows.
  */
 static int64
-time_between(const instr_time *before, const instr_time *now)
+time_between(CmekInstant before, CmekInstant now)
 {
 	int64		longest = 2000 * (int64) cmek_key_cache_ttl + cmek_kms_timeout;
-	instr_time	diff = *now;
-	int64		ms;
+	int64		ms = (now - before) / 1000;
 
-	if (INSTR_TIME_IS_ZERO(*before))
-		return 0;
-	INSTR_TIME_SUBTRACT(diff, *before);
-	ms = (int64) INSTR_TIME_GET_MILLISEC(diff);
-	return ms > longest ? 0 : ms;
+	return before == 0 || ms > longest ? 0 : ms;
 }
 
 /*
@@ -410,24 +408,23 @@ time_between(const instr_time *before, const instr_time *now)
 static void
 run_clock(ServerEntry *entry, CmekKmsClass klass)
 {
-	instr_time	now;
+	CmekInstant now = cmek_now();
 	int64		ms;
 
-	entry->answered_at = GetCurrentTimestamp();
+	entry->answered_at = now;
 	if (klass == CMEK_KMS_OK)
 	{
-		INSTR_TIME_SET_ZERO(entry->failed_at);
+		entry->failed_at = 0;
 		entry->denied_ms = entry->unreachable_ms = 0;
 		entry->was_ok = true;
 		return;
 	}
 	if (RecoveryInProgress())
 	{
-		INSTR_TIME_SET_ZERO(entry->failed_at);
+		entry->failed_at = 0;
 		return;
 	}
-	INSTR_TIME_SET_CURRENT(now);
-	ms = time_between(&entry->failed_at, &now);
+	ms = time_between(entry->failed_at, now);
 	entry->failed_at = now;
 	if (klass == CMEK_KMS_DENIED && entry->klass == CMEK_KMS_DENIED)
 		entry->denied_ms += ms;
@@ -438,7 +435,7 @@ run_clock(ServerEntry *entry, CmekKmsClass klass)
 /* Take note of the answer to a call. */
 CmekServerChange
 cmek_server_observe(int server, const CmekKeyRequest *what,
-					const CmekKmsAnswer *answer, TimestampTz started)
+					const CmekKmsAnswer *answer, CmekInstant started)
 {
 	ServerEntry *entry = &servers[server];
 
@@ -491,7 +488,7 @@ cmek_server_proof_config(int server, CmekKeyRequest *what)
  * and grace together, whatever became of the proofs.
  */
 void
-cmek_server_oldest_proofs(TimestampTz now, TimestampTz *oldest)
+cmek_server_oldest_proofs(CmekInstant now, CmekInstant *oldest)
 {
 	int64		ttl = cmek_key_cache_ttl * USECS_PER_SEC;
 	int64		grace = cmek_kms_grace * USECS_PER_SEC;
@@ -528,7 +525,7 @@ cmek_server_forgives(const CmekKeyRequest *what, uint8 *key, CmekLease *lease)
 	entry = find_entry(what->server);
 	found = entry != NULL &&
 		cmek_cache_fetch_proved(what, entry - servers,
-								GetCurrentTimestamp() - grace * USECS_PER_SEC,
+								cmek_now() - grace * USECS_PER_SEC,
 								key, lease);
 	LWLockRelease(cmek_lock(CMEK_LOCK_BOARD));
 	return found;
@@ -543,7 +540,7 @@ cmek_server_was_denied(Oid serverid)
 
 	LWLockAcquire(cmek_lock(CMEK_LOCK_BOARD), LW_SHARED);
 	entry = find_entry(serverid);
-	denied = entry != NULL && entry->denied_at > entry->last_ok;
+	denied = entry != NULL && entry->denied_at > entry->proved_at;
 	LWLockRelease(cmek_lock(CMEK_LOCK_BOARD));
 	return denied;
 }

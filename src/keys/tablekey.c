@@ -115,8 +115,7 @@ static bool
 ask_for_key(const CmekKeyRequest *what, uint8 *key, CmekLease *lease,
 			CmekReply *reply)
 {
-	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-													   cmek_kms_timeout);
+	CmekInstant deadline = cmek_instant_in(cmek_kms_timeout);
 
 	do
 	{
@@ -126,7 +125,7 @@ ask_for_key(const CmekKeyRequest *what, uint8 *key, CmekLease *lease,
 		if (cmek_cache_fetch(what, key, lease))
 			return true;
 		CHECK_FOR_INTERRUPTS();
-	} while (GetCurrentTimestamp() < deadline);
+	} while (cmek_now() < deadline);
 	return false;
 }
 

@@ -37,7 +37,6 @@
 /* How soon a visit that failed is repeated, and databases are looked for */
 #define RETRY_MS 5000
 #define LIST_EVERY_MS 60000
-#define NEVER DT_NOEND
 
 /* Databases with events that are looked at in a round; the rest wait */
 #define MAX_WAITING 64
@@ -49,15 +48,15 @@ typedef struct VisitedDatabase
 {
 	Oid			database;
 	bool		listed;			/* still there at the last look */
-	TimestampTz due;
-	TimestampTz blocked_until;	/* a visit has failed */
+	CmekInstant due;
+	CmekInstant blocked_until;	/* a visit has failed */
 } VisitedDatabase;
 
 static CmekVisitReport *last_report = NULL;
 
 /* The keeper's own */
 static List *databases = NIL;
-static TimestampTz listed_at = 0;
+static CmekInstant listed_at = 0;
 static BackgroundWorkerHandle *visitor = NULL;
 static Oid	visited = InvalidOid;
 static bool complained = false;
@@ -163,19 +162,19 @@ list_databases(void)
 		db = find_database(form->oid);
 		/* events may have made it known before */
 		if (form->datistemplate && db->due == 0)
-			db->due = NEVER;
+			db->due = CMEK_NEVER;
 		db->listed = true;
 	}
 	table_endscan(scan);
 	table_close(rel, AccessShareLock);
 	CommitTransactionCommand();
 	forget_dropped();
-	listed_at = GetCurrentTimestamp();
+	listed_at = cmek_now();
 }
 
 /* Take in the report of a visitor that has ended. */
 static void
-end_visit(TimestampTz now)
+end_visit(CmekInstant now)
 {
 	VisitedDatabase *db = find_database(visited);
 	CmekVisitReport report;
@@ -184,18 +183,18 @@ end_visit(TimestampTz now)
 	report = *last_report;
 	LWLockRelease(cmek_lock(CMEK_LOCK_EVENTS));
 	if (report.database != visited || report.stuck)
-		db->blocked_until = TimestampTzPlusMilliseconds(now, RETRY_MS);
+		db->blocked_until = now + RETRY_MS * INT64CONST(1000);
 	if (report.database != visited)
 		listed_at = 0;			/* it may have been dropped */
 	else
-		db->due = report.has_cmek ? report.next : NEVER;
+		db->due = report.has_cmek ? report.next : CMEK_NEVER;
 	visited = InvalidOid;
 	visitor = NULL;
 }
 
 /* Is a visitor under way? */
 static bool
-visit_running(TimestampTz now)
+visit_running(CmekInstant now)
 {
 	pid_t		pid;
 
@@ -210,7 +209,7 @@ visit_running(TimestampTz now)
 
 /* Send a visitor. */
 static void
-send_visitor(VisitedDatabase *db, TimestampTz now)
+send_visitor(VisitedDatabase *db, CmekInstant now)
 {
 	static const CmekVisitReport none = {InvalidOid, false, false, 0};
 	BackgroundWorker worker;
@@ -228,7 +227,7 @@ send_visitor(VisitedDatabase *db, TimestampTz now)
 	else
 	{
 		visitor = NULL;
-		db->blocked_until = TimestampTzPlusMilliseconds(now, 1000);
+		db->blocked_until = now + USECS_PER_SEC;
 		if (!complained)
 			ereport(LOG,
 					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
@@ -246,7 +245,7 @@ send_visitor(VisitedDatabase *db, TimestampTz now)
  * moment is not in the way of the others.
  */
 static VisitedDatabase *
-choose_database(TimestampTz now, const Oid *waiting, int nwaiting)
+choose_database(CmekInstant now, const Oid *waiting, int nwaiting)
 {
 	VisitedDatabase *best = NULL;
 	ListCell   *lc;
@@ -281,7 +280,7 @@ any_is_new(const Oid *waiting, int nwaiting)
 
 /* Do what is due; called by the keeper each round, on a primary. */
 void
-cmek_visits_run(TimestampTz now)
+cmek_visits_run(CmekInstant now)
 {
 	Oid			waiting[MAX_WAITING];
 	int			nwaiting;

@@ -22,10 +22,10 @@ typedef struct CmekWatch
 	char		message[CMEK_KMS_MAX_MESSAGE];
 	TimestampTz since;			/* of this class of state */
 	TimestampTz last_ok;		/* 0: never */
-	TimestampTz answered_at;	/* of the last answer, good or bad */
+	CmekInstant answered_at;	/* of the last answer, good or bad */
 	/*
 	 * Observed inaccessible time that is not written down yet, in
-	 * milliseconds of a clock that nobody can set.
+	 * milliseconds of the clock of clock.h.
 	 */
 	int64		denied_ms;
 	int64		unreachable_ms;

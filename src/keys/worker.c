@@ -94,7 +94,7 @@ dispatch(const CmekKmsProvider *provider, const CmekKeyRequest *what,
  * that asked: else one impatient session made the KMS unreachable for all.
  */
 static void
-call_provider(const CmekKeyRequest *what, TimestampTz started,
+call_provider(const CmekKeyRequest *what, CmekInstant started,
 			  CmekKmsAnswer *answer)
 {
 	const CmekKmsProvider *provider = cmek_kms_provider(what->config.provider);
@@ -139,7 +139,7 @@ run_request(int slot)
 												  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
 	CmekKmsAnswer *answer = cmek_secret_alloc_in(context, sizeof(CmekKmsAnswer));
-	TimestampTz started = GetCurrentTimestamp();
+	CmekInstant started = cmek_now();
 	const CmekKeyRequest *what = cmek_board_request(slot);
 
 	/* an answer is never OK by omission */

@@ -245,7 +245,7 @@ typedef struct CmekAwsCall
 	const char *role_arn;		/* NULL: none */
 	const char *session_name;
 	const char *external_id;	/* "": none */
-	TimestampTz deadline;		/* of the attempt under way */
+	CmekInstant deadline;		/* of the attempt under way */
 	CmekAwsCredentials *credentials;	/* to sign with; secret memory */
 	bool		remembered;		/* they may be out of date */
 	CmekAwsRequest *request;	/* secret memory */

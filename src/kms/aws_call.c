@@ -17,7 +17,6 @@
 
 #include <time.h>
 
-#include "utils/timestamp.h"
 
 #include "crypto/crypto.h"
 #include "kms/aws.h"
@@ -81,8 +80,7 @@ cmek_aws_set_clock(const CmekAwsEndpoint *endpoint, const CmekHttpAnswer *http,
 	ahead = theirs - (int64) time(NULL);
 	clock_id(endpoint, id);
 	cmek_token_put(id, &ahead, sizeof(ahead),
-				   TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-											   CLOCK_GOOD_FOR_MS));
+				   cmek_instant_in(CLOCK_GOOD_FOR_MS));
 	return true;
 }
 

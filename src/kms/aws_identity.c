@@ -105,14 +105,13 @@ static void
 remember(CmekAwsCall *call, bool role, const CmekAwsCredentials *credentials)
 {
 	uint8		id[CMEK_TOKEN_ID_LEN];
-	TimestampTz now = GetCurrentTimestamp();
-	TimestampTz ends;
-	TimestampTz margin;
+	CmekInstant ends;
+	CmekInstant margin;
 
 	if (credentials->expires_at == 0)
 		return;
-	ends = time_t_to_timestamptz((pg_time_t) credentials->expires_at);
-	margin = Min((ends - now) / 4, (int64) RENEW_BEFORE_S * USECS_PER_SEC);
+	ends = cmek_instant_at(time_t_to_timestamptz((pg_time_t) credentials->expires_at));
+	margin = Min((ends - cmek_now()) / 4, (int64) RENEW_BEFORE_S * USECS_PER_SEC);
 	token_id(call, role, id);
 	cmek_token_put(id, credentials, sizeof(CmekAwsCredentials), ends - margin);
 }

@@ -271,7 +271,6 @@ bool
 cmek_azure_get_token(CmekAzureOperation *op, bool anew, CmekKmsAnswer *answer)
 {
 	const char *identity;
-	TimestampTz good_until;
 
 	if (!choose_identity(op->req->config, &identity, answer))
 		return false;
@@ -283,10 +282,9 @@ cmek_azure_get_token(CmekAzureOperation *op, bool anew, CmekKmsAnswer *answer)
 	if (!ask_for_token(op, identity, answer))
 		return false;
 	op->fresh = true;
-	good_until = GetCurrentTimestamp() +
-		(Min(op->token->seconds, SECS_PER_DAY) - TOKEN_MARGIN_S) * USECS_PER_SEC;
-	if (good_until > GetCurrentTimestamp())
-		cmek_token_put(op->id, op->token, sizeof(CmekAzureToken), good_until);
+	cmek_token_put(op->id, op->token, sizeof(CmekAzureToken),
+				   cmek_instant_in((Min(op->token->seconds, SECS_PER_DAY) -
+									TOKEN_MARGIN_S) * INT64CONST(1000)));
 	return true;
 }
 

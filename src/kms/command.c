@@ -21,7 +21,6 @@
 #include "miscadmin.h"
 #include "postmaster/interrupt.h"
 #include "storage/latch.h"
-#include "utils/timestamp.h"
 
 #include "compat.h"
 #include "kms/internal.h"
@@ -87,7 +86,7 @@ start_command(const char *command, int out, pid_t *pid)
 
 /* Read up to the end of a line, of the output, or of the time. */
 static ReadEnd
-read_line(int fd, char *line, Size size, TimestampTz deadline)
+read_line(int fd, char *line, Size size, CmekInstant deadline)
 {
 	Size		len = 0;
 
@@ -117,7 +116,7 @@ read_line(int fd, char *line, Size size, TimestampTz deadline)
 
 /* Wait for the command to end; kill its group when the time is over. */
 static int
-reap(pid_t pid, TimestampTz deadline)
+reap(pid_t pid, CmekInstant deadline)
 {
 	int			status = 0;
 	bool		killed = false;
@@ -131,7 +130,7 @@ reap(pid_t pid, TimestampTz deadline)
 		if (rc < 0 && errno != EINTR)
 			return -1;
 		if (rc == 0 &&
-			(ShutdownRequestPending || GetCurrentTimestamp() >= deadline))
+			(ShutdownRequestPending || cmek_now() >= deadline))
 		{
 			kill(-pid, SIGKILL);
 			killed = true;
@@ -175,7 +174,7 @@ judge(ReadEnd end, int status, CmekKmsAnswer *answer)
  */
 bool
 cmek_command_read_line(const char *command, char *line, Size size,
-					   TimestampTz deadline, CmekKmsAnswer *answer)
+					   CmekInstant deadline, CmekKmsAnswer *answer)
 {
 	int			fds[2];
 	pid_t		pid;

@@ -74,7 +74,7 @@ source_of(const CmekKmsConfig *config)
 
 /* Get the key from cmek.service_key_command. */
 static CmekKeyFileResult
-read_command(FileKey *file, TimestampTz deadline, CmekKmsAnswer *answer)
+read_command(FileKey *file, CmekInstant deadline, CmekKmsAnswer *answer)
 {
 	char		line[128];
 	CmekKeyFileResult result = CMEK_KEYFILE_FAILED;
@@ -123,7 +123,7 @@ answer_differs(const FileSource *source, const FileKey *file,
 
 /* Read the key, wherever it is, and take its fingerprint. */
 static CmekKeyFileResult
-read_source(const FileSource *source, FileKey *file, TimestampTz deadline,
+read_source(const FileSource *source, FileKey *file, CmekInstant deadline,
 			CmekKmsAnswer *answer)
 {
 	CmekKeyFileResult result = source->path == NULL ?
@@ -184,7 +184,7 @@ open_key(const CmekKmsRequest *req, bool for_wrapping, FileKey *file,
 /* See internal.h. */
 bool
 cmek_service_key_open(const char *expected, bool may_make,
-					  TimestampTz deadline, uint8 *key, char *fingerprint,
+					  CmekInstant deadline, uint8 *key, char *fingerprint,
 					  CmekKmsAnswer *answer)
 {
 	CmekKmsConfig *service = palloc0(sizeof(CmekKmsConfig));

@@ -256,7 +256,6 @@ identify_token(GcpOperation *op)
 static bool
 get_token(GcpOperation *op, bool anew, CmekKmsAnswer *answer)
 {
-	TimestampTz good_until;
 
 	if (!choose_target(op, answer))
 		return false;
@@ -270,10 +269,9 @@ get_token(GcpOperation *op, bool anew, CmekKmsAnswer *answer)
 		!impersonated_token(op, op->token, answer))
 		return false;
 	op->fresh = true;
-	good_until = GetCurrentTimestamp() +
-		(Min(op->token->seconds, 3600) - TOKEN_MARGIN_S) * USECS_PER_SEC;
-	if (good_until > GetCurrentTimestamp())
-		cmek_token_put(op->id, op->token, sizeof(CmekGcpToken), good_until);
+	cmek_token_put(op->id, op->token, sizeof(CmekGcpToken),
+				   cmek_instant_in((Min(op->token->seconds, 3600) -
+									TOKEN_MARGIN_S) * INT64CONST(1000)));
 	return true;
 }
 

@@ -31,7 +31,6 @@
 #include "miscadmin.h"
 #include "postmaster/interrupt.h"
 #include "storage/latch.h"
-#include "utils/timestamp.h"
 
 #include "compat.h"
 #include "crypto/crypto.h"
@@ -76,7 +75,7 @@ static CURLM *multi = NULL;
 static CURL *in_flight = NULL;	/* what is in the multi handle */
 static Watched watched[MAX_WATCHED];
 static int	num_watched = 0;
-static TimestampTz timer_at = 0;	/* when libcurl wants to be called; 0: not */
+static CmekInstant timer_at = 0;	/* when libcurl wants to be called; 0: not */
 static WaitEventSet *wait_set = NULL;
 
 /* Append a header. */
@@ -120,8 +119,7 @@ socket_callback(CURL *easy, curl_socket_t fd, int what, void *arg, void *arg2)
 static int
 timer_callback(CURLM *handle, long timeout_ms, void *arg)
 {
-	timer_at = timeout_ms < 0 ? 0 :
-		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
+	timer_at = timeout_ms < 0 ? 0 : cmek_instant_in(timeout_ms);
 	return 0;
 }
 
@@ -499,7 +497,7 @@ wait_events(int what)
 
 /* Wait for the sockets, the latch or the time; how many events there are. */
 static int
-wait_for_sockets(TimestampTz until, WaitEvent *events)
+wait_for_sockets(CmekInstant until, WaitEvent *events)
 {
 	int			n;
 
@@ -510,17 +508,15 @@ wait_for_sockets(TimestampTz until, WaitEvent *events)
 	for (int i = 0; i < num_watched; i++)
 		AddWaitEventToSet(wait_set, wait_events(watched[i].what),
 						  watched[i].fd, NULL, NULL);
-	n = WaitEventSetWait(wait_set,
-						 TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-														 until),
-						 events, MAX_EVENTS, cmek_wait_event("CmekKmsHttp"));
+	n = WaitEventSetWait(wait_set, cmek_ms_until(until), events, MAX_EVENTS,
+						 cmek_wait_event("CmekKmsHttp"));
 	free_wait_set();
 	return n;
 }
 
 /* Wait, and hand over to libcurl what happened; how many calls still run. */
 static int
-wait_and_act(TimestampTz until)
+wait_and_act(CmekInstant until)
 {
 	WaitEvent	events[MAX_EVENTS];
 	int			n = wait_for_sockets(until, events);
@@ -542,13 +538,13 @@ wait_and_act(TimestampTz until)
 
 /* Run what is in the multi handle to its end. */
 static DriveEnd
-drive(TimestampTz deadline)
+drive(CmekInstant deadline)
 {
 	int			running = act(CURL_SOCKET_TIMEOUT, 0);
 
 	while (running > 0)
 	{
-		TimestampTz now = GetCurrentTimestamp();
+		CmekInstant now = cmek_now();
 
 		CHECK_FOR_INTERRUPTS();
 		if (ShutdownRequestPending)
@@ -659,20 +655,19 @@ conclude(HttpCall *call, DriveEnd end, CmekKmsAnswer *answer)
 }
 
 /* When a request has to be over. */
-static TimestampTz
+static CmekInstant
 end_of(const CmekHttpRequest *request)
 {
-	TimestampTz end = request->deadline;
+	CmekInstant end = request->deadline;
 
 	if (request->timeout_ms > 0)
-		end = Min(end, TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-												   request->timeout_ms));
+		end = Min(end, cmek_instant_in(request->timeout_ms));
 	return end;
 }
 
 /* Run a call that is set up, and clean up after it whatever happens. */
 static bool
-perform(HttpCall *call, TimestampTz end, CmekKmsAnswer *answer)
+perform(HttpCall *call, CmekInstant end, CmekKmsAnswer *answer)
 {
 	volatile bool ok = false;
 
@@ -700,8 +695,8 @@ cmek_http_run(const CmekHttpRequest *request, CmekHttpAnswer *http,
 			  CmekKmsAnswer *answer)
 {
 	HttpCall   *call = palloc0(sizeof(HttpCall));
-	TimestampTz end = end_of(request);
-	long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end);
+	CmekInstant end = end_of(request);
+	long		left = cmek_ms_until(end);
 	bool		direct = false;
 
 	memset(http, 0, sizeof(CmekHttpAnswer));

@@ -55,7 +55,7 @@ typedef struct CmekHttpRequest
 	char	   *area;			/* where the answer's body goes; NULL: secret
 								 * memory of CMEK_HTTP_MAX_BODY */
 	Size		area_size;		/* with room for a NUL */
-	TimestampTz deadline;		/* the whole exchange */
+	CmekInstant deadline;		/* the whole exchange */
 	int			timeout_ms;		/* if that is sooner; 0: does not matter */
 } CmekHttpRequest;
 
@@ -115,13 +115,13 @@ typedef int (*CmekKmsAttempt) (void *arg, CmekKmsAnswer *answer);
  * Call it until the answer is anything else than UNREACHABLE, or time is over.
  * The last answer stands.
  */
-extern void cmek_kms_with_retries(TimestampTz deadline, CmekKmsAttempt attempt,
+extern void cmek_kms_with_retries(CmekInstant deadline, CmekKmsAttempt attempt,
 								  void *arg, CmekKmsAnswer *answer);
 /*
  * When one attempt has to end, so that there is time for another: half of what
  * is left, but at least a second
  */
-extern TimestampTz cmek_kms_attempt_deadline(TimestampTz deadline);
+extern CmekInstant cmek_kms_attempt_deadline(CmekInstant deadline);
 
 /* ----------
  * token.c: what a worker remembers for a while, such as access tokens
@@ -141,7 +141,7 @@ extern void cmek_token_id(uint8 *id, const char *kind, const char *const *parts,
 extern bool cmek_token_get(const uint8 *id, void *value, Size size);
 /* Remember a value; the caller allows for the time it takes to use it */
 extern void cmek_token_put(const uint8 *id, const void *value, Size size,
-						   TimestampTz good_until);
+						   CmekInstant good_until);
 extern void cmek_token_forget(const uint8 *id);
 
 /* ----------

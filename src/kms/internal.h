@@ -27,7 +27,7 @@ extern const CmekKmsProvider cmek_aws_provider;
  * filled in, when it cannot be had.
  */
 extern bool cmek_service_key_open(const char *expected, bool may_make,
-								  TimestampTz deadline, uint8 *key,
+								  CmekInstant deadline, uint8 *key,
 								  char *fingerprint, CmekKmsAnswer *answer);
 
 /* gcp.c, vault.c */
@@ -96,12 +96,12 @@ extern void cmek_fingerprint_of(const uint8 *key, char *fingerprint);
  * retry.c: in a worker, wait until there is something to read from a process of
  * ours; false when it is time to give up
  */
-extern bool cmek_kms_wait_readable(int fd, TimestampTz deadline,
+extern bool cmek_kms_wait_readable(int fd, CmekInstant deadline,
 								   uint32 wait_event);
 
 /* command.c: one line out of cmek.service_key_command */
 extern bool cmek_command_read_line(const char *command, char *line, Size size,
-								   TimestampTz deadline,
+								   CmekInstant deadline,
 								   CmekKmsAnswer *answer);
 
 #endif							/* CMEK_KMS_INTERNAL_H */

@@ -47,7 +47,7 @@ typedef struct KmipLine
 {
 	CmekTls    *tls;			/* NULL: none */
 	uint8		id[CMEK_TOKEN_ID_LEN];	/* of whom it was made for */
-	TimestampTz used_at;
+	CmekInstant used_at;
 	bool		busy;			/* an answer is due: an ERROR came between */
 } KmipLine;
 
@@ -61,7 +61,7 @@ typedef struct KmipCall
 	uint8		id[CMEK_TOKEN_ID_LEN];
 	uint8	   *message;		/* CMEK_KMIP_MAX_ANSWER bytes */
 	CmekHsmBlob blob;
-	TimestampTz deadline;		/* of this attempt at this host */
+	CmekInstant deadline;		/* of this attempt at this host */
 	CmekKmsAnswer *before;		/* of the attempt before; NULL: none */
 } KmipCall;
 
@@ -103,7 +103,7 @@ have_line(const KmipCall *call)
 	if (line.tls == NULL)
 		return false;
 	if (!line.busy && memcmp(line.id, call->id, CMEK_TOKEN_ID_LEN) == 0 &&
-		!TimestampDifferenceExceeds(line.used_at, GetCurrentTimestamp(), IDLE_S * 1000))
+		cmek_now() - line.used_at < IDLE_S * USECS_PER_SEC)
 		return true;
 	hang_up();
 	return false;
@@ -116,8 +116,8 @@ call_host(KmipCall *call, int n, bool *last, CmekKmsAnswer *answer)
 	const CmekKmsConfig *config = call->req->config;
 	char		host[MAX_HOST];
 	CmekTlsPeer peer = {.host = host};
-	TimestampTz until = Min(call->deadline,
-							TimestampTzPlusMilliseconds(GetCurrentTimestamp(), CONNECT_TIMEOUT_MS));
+	CmekInstant until = Min(call->deadline,
+							cmek_instant_in(CONNECT_TIMEOUT_MS));
 
 	*last = n == MAX_HOSTS ||
 		!cmek_kmip_host(cmek_kms_config_get(config, "hosts"), n, host, sizeof(host), &peer.port);
@@ -194,7 +194,7 @@ ask(KmipCall *call, CmekKmipCall what, const uint8 *value, CmekHsmBlob *blob,
 	}
 	cmek_kmip_read(call->req->config, what, call->message, len, blob, answer);
 	cmek_cleanse(call->message, len);
-	line.used_at = GetCurrentTimestamp();
+	line.used_at = cmek_now();
 	line.busy = false;
 }
 
@@ -269,8 +269,8 @@ converse(KmipCall *call, CmekKmsAnswer *answer)
 }
 
 /* When a conversation with one of the hosts has to end */
-static TimestampTz
-host_deadline(const KmipCall *call, TimestampTz attempt_ends, int n)
+static CmekInstant
+host_deadline(const KmipCall *call, CmekInstant attempt_ends, int n)
 {
 	char		host[MAX_HOST];
 	int			port;
@@ -286,7 +286,7 @@ host_deadline(const KmipCall *call, TimestampTz attempt_ends, int n)
 static void
 try_hosts(KmipCall *call, CmekKmsAnswer *answer)
 {
-	TimestampTz ends = cmek_kms_attempt_deadline(call->req->deadline);
+	CmekInstant ends = cmek_kms_attempt_deadline(call->req->deadline);
 	bool		last = false;
 
 	call->deadline = host_deadline(call, ends, 0);
@@ -298,7 +298,7 @@ try_hosts(KmipCall *call, CmekKmsAnswer *answer)
 			return;
 		hang_up();
 	}
-	for (int n = 0; n < MAX_HOSTS && GetCurrentTimestamp() < ends; n++)
+	for (int n = 0; n < MAX_HOSTS && cmek_now() < ends; n++)
 	{
 		call->deadline = host_deadline(call, ends, n);
 		if (call_host(call, n, &last, answer))

@@ -13,9 +13,9 @@
 #ifndef CMEK_KMS_H
 #define CMEK_KMS_H
 
-#include "datatype/timestamp.h"
 #include "nodes/pg_list.h"
 
+#include "clock.h"
 #include "format.h"
 
 typedef enum CmekKmsClass
@@ -104,7 +104,7 @@ typedef struct CmekKmsRequest
 	const uint8 *blob;			/* unwrap */
 	uint32		blob_len;
 	const uint8 *key;			/* wrap */
-	TimestampTz deadline;
+	CmekInstant deadline;		/* see clock.h */
 } CmekKmsRequest;
 
 /*
@@ -210,7 +210,7 @@ extern void cmek_secret_seal(const CmekKmsRequest *req, const char *option,
  * opened.
  */
 extern const CmekKmsConfig *cmek_secrets_open(const CmekKmsConfig *config,
-											  TimestampTz deadline,
+											  CmekInstant deadline,
 											  CmekKmsAnswer *answer);
 
 /* ----------

@@ -67,7 +67,7 @@ extern P11Host *cmek_p11_find(const uint8 *id);
 extern P11Host *cmek_p11_start(const uint8 *id, CmekKmsAnswer *answer);
 /* False when there was no report in time: then the host is gone */
 extern bool cmek_p11_ask(P11Host *host, const P11Order *order,
-						 TimestampTz deadline, P11Report *report);
+						 CmekInstant deadline, P11Report *report);
 extern void cmek_p11_stop(P11Host *host);
 
 /* ----------
@@ -85,7 +85,7 @@ typedef struct P11PinLock
  * the answer filled in, when it was refused before or cannot be remembered.
  */
 extern bool cmek_p11_pin_lock(const char *module, const char *token,
-							  const char *pin, TimestampTz deadline,
+							  const char *pin, CmekInstant deadline,
 							  P11PinLock *lock, CmekKmsAnswer *answer);
 /* After one that was refused, before the unlock: false like above */
 extern bool cmek_p11_pin_refused(const P11PinLock *lock,

@@ -33,7 +33,6 @@
 #include "storage/latch.h"
 #include "storage/pg_shmem.h"
 #include "utils/ps_status.h"
-#include "utils/timestamp.h"
 
 #include "compat.h"
 #include "crypto/crypto.h"
@@ -252,7 +251,7 @@ answer_silence(P11Host *host, bool timely, CmekKmsAnswer *answer)
 
 /* See p11.h. */
 bool
-cmek_p11_ask(P11Host *host, const P11Order *order, TimestampTz deadline,
+cmek_p11_ask(P11Host *host, const P11Order *order, CmekInstant deadline,
 			 P11Report *report)
 {
 	bool		timely = true;

@@ -32,7 +32,6 @@
 #include "miscadmin.h"
 #include "postmaster/interrupt.h"
 #include "storage/latch.h"
-#include "utils/timestamp.h"
 
 #include "compat.h"
 #include "crypto/crypto.h"
@@ -71,13 +70,13 @@ try_lock(int fd, int type, off_t at)
 
 /* Wait for a lock until the deadline. */
 static bool
-wait_lock(int fd, off_t at, TimestampTz deadline, CmekKmsAnswer *answer)
+wait_lock(int fd, off_t at, CmekInstant deadline, CmekKmsAnswer *answer)
 {
 	while (!try_lock(fd, F_WRLCK, at))
 	{
 		if (errno != EAGAIN && errno != EACCES)
 			return answer_file(strerror(errno), answer);
-		if (ShutdownRequestPending || GetCurrentTimestamp() >= deadline)
+		if (ShutdownRequestPending || cmek_now() >= deadline)
 		{
 			cmek_kms_answer(answer, CMEK_KMS_UNREACHABLE, "ModuleTimeout",
 							"another KMS worker waits for the same token");
@@ -194,7 +193,7 @@ check_pin(const P11PinLock *lock, CmekKmsAnswer *answer)
 /* See p11.h. */
 bool
 cmek_p11_pin_lock(const char *module, const char *token, const char *pin,
-				  TimestampTz deadline, P11PinLock *lock,
+				  CmekInstant deadline, P11PinLock *lock,
 				  CmekKmsAnswer *answer)
 {
 	CmekRefusedPins header;

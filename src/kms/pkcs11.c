@@ -21,7 +21,6 @@
 #include "commands/defrem.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "utils/timestamp.h"
 
 #include "compat.h"
 #include "crypto/crypto.h"
@@ -82,7 +81,7 @@ get_pin(P11Call *call, CmekKmsAnswer *answer)
 
 /* Have a new process load the module and log in; the PIN is locked. */
 static P11Host *
-start_and_log_in(P11Call *call, const P11PinLock *lock, TimestampTz deadline,
+start_and_log_in(P11Call *call, const P11PinLock *lock, CmekInstant deadline,
 				 CmekKmsAnswer *answer)
 {
 	P11Host    *host = cmek_p11_start(call->id, answer);
@@ -112,7 +111,7 @@ start_and_log_in(P11Call *call, const P11PinLock *lock, TimestampTz deadline,
 
 /* A new host; NULL with the answer filled in. */
 static P11Host *
-new_host(P11Call *call, TimestampTz deadline, CmekKmsAnswer *answer)
+new_host(P11Call *call, CmekInstant deadline, CmekKmsAnswer *answer)
 {
 	P11PinLock	lock;
 	P11Host    *volatile host = NULL;
@@ -149,7 +148,7 @@ static int
 attempt(void *arg, CmekKmsAnswer *answer)
 {
 	P11Call    *call = arg;
-	TimestampTz deadline = cmek_kms_attempt_deadline(call->req->deadline);
+	CmekInstant deadline = cmek_kms_attempt_deadline(call->req->deadline);
 	P11Host    *host = cmek_p11_find(call->id);
 
 	if (host != NULL)
@@ -162,7 +161,7 @@ attempt(void *arg, CmekKmsAnswer *answer)
 		if (alive)
 			cmek_p11_stop(host);
 		/* one that hangs would only hang again */
-		else if (GetCurrentTimestamp() >= deadline)
+		else if (cmek_now() >= deadline)
 			return 0;
 	}
 	host = new_host(call, deadline, answer);

@@ -15,7 +15,6 @@
 #include "miscadmin.h"
 #include "postmaster/interrupt.h"
 #include "storage/latch.h"
-#include "utils/timestamp.h"
 
 #include "compat.h"
 #include "kms/http.h"
@@ -27,12 +26,11 @@
 
 /* Wait until a time; false when the worker has to go. */
 static bool
-wait_until(TimestampTz until)
+wait_until(CmekInstant until)
 {
 	for (;;)
 	{
-		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-														   until);
+		long		left = cmek_ms_until(until);
 
 		CHECK_FOR_INTERRUPTS();
 		if (ShutdownRequestPending)
@@ -48,7 +46,7 @@ wait_until(TimestampTz until)
 
 /* Make attempts until one settles it: see http.h. */
 void
-cmek_kms_with_retries(TimestampTz deadline, CmekKmsAttempt attempt, void *arg,
+cmek_kms_with_retries(CmekInstant deadline, CmekKmsAttempt attempt, void *arg,
 					  CmekKmsAnswer *answer)
 {
 	int			delay = FIRST_DELAY_MS;
@@ -58,13 +56,12 @@ cmek_kms_with_retries(TimestampTz deadline, CmekKmsAttempt attempt, void *arg,
 		int			asked = attempt(arg, answer);
 		int			wait = delay / 2 +
 			(int) pg_prng_uint64_range(&pg_global_prng_state, 0, delay / 2);
-		TimestampTz until;
+		CmekInstant until;
 
 		if (answer->klass != CMEK_KMS_UNREACHABLE || asked < 0 ||
 			i == MAX_ATTEMPTS)
 			return;
-		until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-											Max(asked, wait));
+		until = cmek_instant_in(Max(asked, wait));
 		if (until >= deadline || !wait_until(until))
 			return;
 		delay = Min(2 * delay, LAST_DELAY_MS);
@@ -72,24 +69,20 @@ cmek_kms_with_retries(TimestampTz deadline, CmekKmsAttempt attempt, void *arg,
 }
 
 /* When one attempt has to end. */
-TimestampTz
-cmek_kms_attempt_deadline(TimestampTz deadline)
+CmekInstant
+cmek_kms_attempt_deadline(CmekInstant deadline)
 {
-	TimestampTz now = GetCurrentTimestamp();
-	long		left = TimestampDifferenceMilliseconds(now, deadline);
-
 	return Min(deadline,
-			   TimestampTzPlusMilliseconds(now, Max(left / 2, 1000)));
+			   cmek_instant_in(Max(cmek_ms_until(deadline) / 2, 1000)));
 }
 
 /* See internal.h. */
 bool
-cmek_kms_wait_readable(int fd, TimestampTz deadline, uint32 wait_event)
+cmek_kms_wait_readable(int fd, CmekInstant deadline, uint32 wait_event)
 {
 	for (;;)
 	{
-		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-														   deadline);
+		long		left = cmek_ms_until(deadline);
 		int			rc;
 
 		if (left <= 0 || ShutdownRequestPending)

@@ -19,7 +19,6 @@
 #include "postgres.h"
 
 #include "utils/memutils.h"
-#include "utils/timestamp.h"
 
 #include "crypto/crypto.h"
 #include "kms/internal.h"
@@ -46,7 +45,7 @@ typedef struct Exchange
 	const CmekS3Params *params;
 	char	   *area;
 	Size		area_size;
-	TimestampTz deadline;
+	CmekInstant deadline;
 	CmekS3Answer *s3;
 	CmekHttpAnswer http;
 	CmekAwsRemedy remedy;
@@ -123,14 +122,13 @@ cmek_s3_region(const CmekS3Client *client)
  */
 
 /* When an attempt that begins now has to be over. */
-static TimestampTz
+static CmekInstant
 attempt_end(const Exchange *x)
 {
 	Size		bytes = x->params->body_len + x->area_size;
 
 	return Min(x->deadline,
-			   TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-										   ATTEMPT_MS + bytes / SLOWEST));
+			   cmek_instant_in(ATTEMPT_MS + bytes / SLOWEST));
 }
 
 /* Send the signed request. */
@@ -289,8 +287,7 @@ cmek_s3_run(CmekS3Client *client, CmekS3Params *params, char *area,
 				params->hash);
 	x.area_size = area_size;
 	x.s3 = s3;
-	x.deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-											 (int64) limit_s * 1000);
+	x.deadline = cmek_instant_in((int64) limit_s * 1000);
 	cmek_kms_with_retries(x.deadline, attempt, &x, answer);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(client->exchange);

@@ -19,7 +19,6 @@
 #include "postgres.h"
 
 #include "common/base64.h"
-#include "utils/timestamp.h"
 
 #include "compat.h"
 #include "crypto/crypto.h"
@@ -137,7 +136,7 @@ remembers(bool may_make, uint8 *id)
  * cannot be had.
  */
 static SecretKey *
-open_secret_key(const char *expected, bool may_make, TimestampTz deadline,
+open_secret_key(const char *expected, bool may_make, CmekInstant deadline,
 				CmekKmsAnswer *answer)
 {
 	SecretKey  *secret = cmek_secret_alloc_in(CurrentMemoryContext,
@@ -159,7 +158,7 @@ open_secret_key(const char *expected, bool may_make, TimestampTz deadline,
 	cmek_cleanse(secret->service_key, CMEK_KEY_LEN);
 	if (memory)
 		cmek_token_put(id, secret, sizeof(SecretKey),
-					   GetCurrentTimestamp() + REMEMBERED_S * USECS_PER_SEC);
+					   cmek_instant_in(REMEMBERED_S * 1000));
 	return secret;
 }
 
@@ -268,7 +267,7 @@ has_secrets(const CmekKmsProvider *provider, const CmekKmsConfig *config)
 
 /* See kms.h. */
 const CmekKmsConfig *
-cmek_secrets_open(const CmekKmsConfig *config, TimestampTz deadline,
+cmek_secrets_open(const CmekKmsConfig *config, CmekInstant deadline,
 				  CmekKmsAnswer *answer)
 {
 	const CmekKmsProvider *provider = cmek_kms_provider(config->provider);

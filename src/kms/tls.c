@@ -32,7 +32,6 @@
 #include "miscadmin.h"
 #include "postmaster/interrupt.h"
 #include "storage/latch.h"
-#include "utils/timestamp.h"
 
 #include "compat.h"
 #include "kms/http.h"
@@ -70,10 +69,9 @@ give_up(CmekKmsAnswer *answer)
 
 /* Wait for a socket (or, without one, for a tick); false: give up. */
 static bool
-wait_socket(int fd, int event, TimestampTz deadline, CmekKmsAnswer *answer)
+wait_socket(int fd, int event, CmekInstant deadline, CmekKmsAnswer *answer)
 {
-	long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
-													   deadline);
+	long		left = cmek_ms_until(deadline);
 	int			rc;
 
 	CHECK_FOR_INTERRUPTS();
@@ -127,7 +125,7 @@ begin_resolving(Resolving *r, const CmekTlsPeer *peer)
 
 /* The addresses of a name; NULL with the answer filled in. */
 static struct addrinfo *
-resolve(const CmekTlsPeer *peer, TimestampTz deadline, CmekKmsAnswer *answer)
+resolve(const CmekTlsPeer *peer, CmekInstant deadline, CmekKmsAnswer *answer)
 {
 	Resolving  *r = calloc(1, sizeof(Resolving));
 	struct addrinfo *found = NULL;
@@ -156,7 +154,7 @@ resolve(const CmekTlsPeer *peer, TimestampTz deadline, CmekKmsAnswer *answer)
 /* Connect to one address; the socket is tls's from the beginning. */
 static bool
 connect_address(CmekTls *tls, const struct addrinfo *address,
-				TimestampTz deadline, CmekKmsAnswer *answer)
+				CmekInstant deadline, CmekKmsAnswer *answer)
 {
 	int			on = 1;
 	int			error = 0;
@@ -195,7 +193,7 @@ connect_address(CmekTls *tls, const struct addrinfo *address,
 
 /* Connect to the first address that takes us. */
 static bool
-connect_any(CmekTls *tls, const CmekTlsPeer *peer, TimestampTz deadline,
+connect_any(CmekTls *tls, const CmekTlsPeer *peer, CmekInstant deadline,
 			CmekKmsAnswer *answer)
 {
 	struct addrinfo *addresses = resolve(peer, deadline, answer);
@@ -401,7 +399,7 @@ answer_ssl(const CmekTls *tls, CmekKmsAnswer *answer)
 
 /* After a call of libssl: wait for what it wants, or give up. */
 static bool
-wait_for(const CmekTls *tls, int rc, TimestampTz deadline,
+wait_for(const CmekTls *tls, int rc, CmekInstant deadline,
 		 CmekKmsAnswer *answer)
 {
 	int			error = SSL_get_error(tls->ssl, rc);
@@ -423,7 +421,7 @@ wait_for(const CmekTls *tls, int rc, TimestampTz deadline,
 
 /* Shake hands. */
 static bool
-shake_hands(const CmekTls *tls, TimestampTz deadline, CmekKmsAnswer *answer)
+shake_hands(const CmekTls *tls, CmekInstant deadline, CmekKmsAnswer *answer)
 {
 	for (;;)
 	{
@@ -439,7 +437,7 @@ shake_hands(const CmekTls *tls, TimestampTz deadline, CmekKmsAnswer *answer)
 
 /* See tls.h.  A broken pipe must be an error and no signal: PostgreSQL ignores it. */
 bool
-cmek_tls_send(CmekTls *tls, const void *data, Size len, TimestampTz deadline,
+cmek_tls_send(CmekTls *tls, const void *data, Size len, CmekInstant deadline,
 			  CmekKmsAnswer *answer)
 {
 	for (;;)
@@ -457,7 +455,7 @@ cmek_tls_send(CmekTls *tls, const void *data, Size len, TimestampTz deadline,
 
 /* See tls.h. */
 bool
-cmek_tls_receive(CmekTls *tls, void *data, Size len, TimestampTz deadline,
+cmek_tls_receive(CmekTls *tls, void *data, Size len, CmekInstant deadline,
 				 CmekKmsAnswer *answer)
 {
 	Size		got = 0;
@@ -467,7 +465,7 @@ cmek_tls_receive(CmekTls *tls, void *data, Size len, TimestampTz deadline,
 		int			rc;
 
 		/* a peer that sends byte by byte never makes us wait */
-		if (GetCurrentTimestamp() >= deadline)
+		if (cmek_now() >= deadline)
 			return give_up(answer);
 		ERR_clear_error();
 		rc = SSL_read(tls->ssl, (char *) data + got, (int) (len - got));
@@ -494,7 +492,7 @@ cmek_tls_close(CmekTls *tls)
 
 /* See tls.h. */
 CmekTls *
-cmek_tls_connect(const CmekTlsPeer *peer, TimestampTz deadline,
+cmek_tls_connect(const CmekTlsPeer *peer, CmekInstant deadline,
 				 CmekKmsAnswer *answer)
 {
 	CmekTls    *tls;

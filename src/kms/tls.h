@@ -30,13 +30,13 @@ typedef struct CmekTls CmekTls;
  * Connect and shake hands; NULL when that fails.  The connection may be kept
  * between calls of a worker.
  */
-extern CmekTls *cmek_tls_connect(const CmekTlsPeer *peer, TimestampTz deadline,
+extern CmekTls *cmek_tls_connect(const CmekTlsPeer *peer, CmekInstant deadline,
 								 CmekKmsAnswer *answer);
 /* All of the bytes, or false */
 extern bool cmek_tls_send(CmekTls *tls, const void *data, Size len,
-						  TimestampTz deadline, CmekKmsAnswer *answer);
+						  CmekInstant deadline, CmekKmsAnswer *answer);
 extern bool cmek_tls_receive(CmekTls *tls, void *data, Size len,
-							 TimestampTz deadline, CmekKmsAnswer *answer);
+							 CmekInstant deadline, CmekKmsAnswer *answer);
 extern void cmek_tls_close(CmekTls *tls);
 
 #endif							/* CMEK_KMS_TLS_H */

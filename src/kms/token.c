@@ -12,7 +12,6 @@
  */
 #include "postgres.h"
 
-#include "utils/timestamp.h"
 
 #include "compat.h"
 #include "crypto/crypto.h"
@@ -23,7 +22,7 @@
 typedef struct Token
 {
 	uint8		id[CMEK_TOKEN_ID_LEN];
-	TimestampTz good_until;		/* 0: free */
+	CmekInstant good_until;		/* 0: free */
 	Size		size;
 	void	   *value;			/* secret memory */
 } Token;
@@ -89,7 +88,7 @@ cmek_token_get(const uint8 *id, void *value, Size size)
 
 	if (token == NULL || token->size != size)
 		return false;
-	if (GetCurrentTimestamp() >= token->good_until)
+	if (cmek_now() >= token->good_until)
 	{
 		free_token(token);
 		return false;
@@ -114,13 +113,13 @@ room_for_token(void)
 /* Remember a value. */
 void
 cmek_token_put(const uint8 *id, const void *value, Size size,
-			   TimestampTz good_until)
+			   CmekInstant good_until)
 {
 	void	   *copy;
 	Token	   *token;
 
 	cmek_token_forget(id);
-	if (good_until <= GetCurrentTimestamp() || size > CMEK_TOKEN_MAX)
+	if (good_until <= cmek_now() || size > CMEK_TOKEN_MAX)
 		return;
 	copy = cmek_secret_alloc(size);
 	memcpy(copy, value, size);

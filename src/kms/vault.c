@@ -53,7 +53,7 @@ typedef struct VaultSession
 {
 	char		token[CMEK_VAULT_MAX_TOKEN];
 	char		who[128];
-	TimestampTz renew_at;		/* 0: never */
+	CmekInstant renew_at;		/* 0: never */
 	bool		renewable;
 } VaultSession;
 
@@ -156,9 +156,9 @@ token_is_sendable(const char *token)
 /* Take note of how long a token is good. */
 static void
 set_times(VaultSession *session, const CmekVaultToken *token,
-		  TimestampTz *good_until)
+		  CmekInstant *good_until)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	CmekInstant now = cmek_now();
 	int64		ttl = Max(Min(token->ttl, 100 * SECS_PER_DAY), 0);
 
 	if (ttl == 0)
@@ -177,7 +177,7 @@ set_times(VaultSession *session, const CmekVaultToken *token,
 static void
 remember(VaultCall *call, const CmekVaultToken *token)
 {
-	TimestampTz good_until;
+	CmekInstant good_until;
 
 	set_times(call->session, token, &good_until);
 	cmek_token_put(call->id, call->session, sizeof(VaultSession), good_until);
@@ -267,7 +267,7 @@ renew_if_due(VaultCall *call)
 	VaultSession *session = call->session;
 	CmekKmsAnswer *answer = cmek_kms_new_secret(sizeof(CmekKmsAnswer));
 
-	if (session->renew_at == 0 || GetCurrentTimestamp() < session->renew_at)
+	if (session->renew_at == 0 || cmek_now() < session->renew_at)
 		return;
 	answer->klass = CMEK_KMS_UNREACHABLE;
 	if (session->renewable)

@@ -60,7 +60,7 @@ extern TimestampTz cmek_audit_anchor(void);
  * watch.c: KMS keys of this database
  * ----------
  */
-extern TimestampTz cmek_watch_keys(void);
+extern CmekInstant cmek_watch_keys(void);
 /* Its options were altered: have it proved by the new ones */
 extern void cmek_watch_altered(const char *key);
 /* When the tables of an inaccessible key will be dropped; 0: never */

@@ -102,7 +102,10 @@ read_due(Notification *due)
 
 	cmek_visit_begin();
 	n = (int) cmek_visit_sql("SELECT id, created_at, attempts, body FROM cmek.notification"
-							 " WHERE next_try <= pg_catalog.now() ORDER BY id LIMIT "
+							 " WHERE next_try <= pg_catalog.now()"
+	/* or the clock was set back since it was put off */
+							 " OR next_try > pg_catalog.now() + 2 * interval '" CppAsString2(RETRY_MAX_S) " s'"
+							 " ORDER BY id LIMIT "
 							 CppAsString2(POSTS_A_VISIT),
 							 SPI_OK_SELECT, 0, NULL, NULL, NULL);
 	for (int i = 0; i < n; i++)

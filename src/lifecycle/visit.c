@@ -147,19 +147,24 @@ handle_events(void)
 	return written;
 }
 
+/* Come again when the wall clock shows a time, or sooner. */
+static void
+come_at(CmekVisitReport *report, TimestampTz at)
+{
+	report->next = Min(report->next, cmek_instant_at(at));
+}
+
 /* Do all that is due, and say when to come again. */
 static void
 do_what_is_due(CmekVisitReport *report)
 {
 	report->has_cmek = true;
-	report->next = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-											   VISIT_EVERY_MS);
-	report->next = Min(report->next, cmek_watch_keys());
+	report->next = Min(cmek_instant_in(VISIT_EVERY_MS), cmek_watch_keys());
 	report->stuck = !handle_events();
-	report->next = Min(report->next, cmek_audit_anchor());
-	report->next = Min(report->next, cmek_notify_deliver());
-	report->next = Min(report->next, cmek_snapshots_purge());
-	report->next = Min(report->next, cmek_lifecycle_drop_due());
+	come_at(report, cmek_audit_anchor());
+	come_at(report, cmek_notify_deliver());
+	come_at(report, cmek_snapshots_purge());
+	come_at(report, cmek_lifecycle_drop_due());
 }
 
 /* Entry of the visitor; its argument is the database. */

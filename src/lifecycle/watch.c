@@ -267,8 +267,9 @@ warning_due(const WatchedKey *key, TimestampTz now)
 	int64		limit = key->drop_after * INT64CONST(1000000);
 	int64		step = key->drop_at - now > limit / 7 ? limit / 7 : limit / 168;
 
+	/* warned in the future: the clock was set back */
 	return key->drop_at != 0 && key->warned_at != 0 &&
-		now - key->warned_at >= step;
+		(now - key->warned_at >= step || key->warned_at > now);
 }
 
 /* Warn, by an event of its own. */
@@ -362,7 +363,7 @@ update_record(WatchedKey *key, TimestampTz now)
 }
 
 /* When a key is to be proved next. */
-static TimestampTz
+static CmekInstant
 probe_due(const WatchedKey *key)
 {
 	int64		period = cmek_watch_period() * USECS_PER_SEC;
@@ -375,10 +376,10 @@ probe_due(const WatchedKey *key)
 }
 
 /* Have a key proved if its time has come; returns when to look again. */
-static TimestampTz
-probe(const WatchedKey *key, TimestampTz now)
+static CmekInstant
+probe(const WatchedKey *key, CmekInstant now)
 {
-	TimestampTz due = probe_due(key);
+	CmekInstant due = probe_due(key);
 
 	if (due > now)
 		return due;
@@ -403,11 +404,11 @@ forget_unused(void)
 }
 
 /* See internal.h. */
-TimestampTz
+CmekInstant
 cmek_watch_keys(void)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	TimestampTz next = DT_NOEND;
+	CmekInstant next = CMEK_NEVER;
 
 	cmek_visit_begin();
 	look();
@@ -420,7 +421,7 @@ cmek_watch_keys(void)
 	{
 		if (keys[i].watch.known)
 			cmek_watch_written(keys[i].server, &keys[i].watch);
-		next = Min(next, probe(&keys[i], now));
+		next = Min(next, probe(&keys[i], cmek_now()));
 	}
 	return next;
 }

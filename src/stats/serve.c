@@ -28,8 +28,8 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/selfuncs.h"
-#include "utils/timestamp.h"
 
+#include "clock.h"
 #include "stats/internal.h"
 
 /* How long a key that was away is not asked for again, by us */
@@ -52,7 +52,7 @@ typedef struct Served
 	uint64		invalidations;
 	bool		valid;
 	bool		any;			/* it has sealed statistics */
-	TimestampTz retry;			/* its keys were away: not before then */
+	CmekInstant retry;			/* its keys were away: not before then */
 	int			ncolumns;
 	int			room;
 	Column	   *columns;
@@ -291,7 +291,7 @@ try_open(Opening *opening)
 		return NULL;
 	if (cmek_key_try(open_column, opening))
 		return opening->row;
-	entry->retry = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RETRY_MS);
+	entry->retry = cmek_instant_in(RETRY_MS);
 	return NULL;
 }
 
@@ -304,7 +304,7 @@ load_column(Served *entry, const StatsName *name)
 	MemoryContext old;
 	HeapTuple	row = NULL;
 
-	if (entry->retry != 0 && GetCurrentTimestamp() < entry->retry)
+	if (entry->retry != 0 && cmek_now() < entry->retry)
 		return NULL;
 	scratch = AllocSetContextCreate(CurrentMemoryContext, "cmek statistics row",
 									ALLOCSET_DEFAULT_SIZES);

@@ -1,6 +1,6 @@
 # A drop, a snapshot and a purge that fail or are killed at every step: at
 # every instant there is the table or a verified snapshot of it, and a record
-# has its file.  Then: the wall clock jumps, and nothing is dropped.
+# has its file.
 
 use strict;
 use warnings;
@@ -147,50 +147,6 @@ for my $point (qw(purge-expired purge-removed))
 		is(sql("SELECT count(*) FROM cmek.snapshot_record WHERE id = '$id'"), '0', "$what: the record is gone");
 		ok(!-e "$snapshots/$id.cmeksnap", "$what: and the file");
 	}
-}
-
-# ---------------------------------------------------------------------
-# The wall clock jumps by a year, forward and back: the clock of the drop does not
-# ---------------------------------------------------------------------
-
-my ($faketime) = glob('/usr/lib/*/faketime/libfaketime.so.1');
-SKIP:
-{
-	skip 'no libfaketime', 8 unless $faketime;
-	my $file = new_key_file("$dir/jump");
-	my $clock = "$dir/clock";
-
-	sql("CREATE SERVER jump FOREIGN DATA WRAPPER cmek_file OPTIONS (key_file '$file', drop_after '1h');
-		CREATE TABLE jump (a int) USING cmek_heap WITH (cmek.key = 'jump'); INSERT INTO jump VALUES (1)");
-	append_to_file($clock, '+0');
-	$node->stop;
-	{
-		local $ENV{LD_PRELOAD} = $faketime;
-		local $ENV{FAKETIME_TIMESTAMP_FILE} = $clock;
-		local $ENV{FAKETIME_NO_CACHE} = 1;
-		local $ENV{FAKETIME_DONT_FAKE_MONOTONIC} = 1;
-		local $ENV{DONT_FAKE_MONOTONIC} = 1;
-		$node->start;
-	}
-	hide_key($file);
-	ok(until_true("SELECT count(*) = 1 FROM cmek.key_watch WHERE server = 'jump' AND denied_ms > 1000"), 'counting');
-	open(my $fh, '>', $clock) or BAIL_OUT("no clock: $!");
-	print $fh '+365d';
-	close($fh);
-	ok(until_true("SELECT now() > pg_postmaster_start_time() + interval '300 days'"), 'a year has passed, by the wall clock');
-	my $before = sql("SELECT denied_ms FROM cmek.key_watch WHERE server = 'jump'");
-	ok(until_true("SELECT denied_ms > $before + 2000 FROM cmek.key_watch WHERE server = 'jump'"), 'it goes on counting');
-	is(sql("SELECT to_regclass('jump') IS NOT NULL AND denied_ms < 600000 FROM cmek.key_watch WHERE server = 'jump'"), 't', 'seconds, and nothing is dropped');
-	# and back by two: what was to be done "in a second" is not put off by years
-	open($fh, '>', $clock) or BAIL_OUT("no clock: $!");
-	print $fh '-365d';
-	close($fh);
-	ok(until_true("SELECT now() < pg_postmaster_start_time() - interval '300 days'"), 'two years back');
-	$before = sql("SELECT denied_ms FROM cmek.key_watch WHERE server = 'jump'");
-	ok(until_true("SELECT denied_ms > $before + 2000 FROM cmek.key_watch WHERE server = 'jump'"), 'it goes on counting');
-	is(sql("SELECT to_regclass('jump') IS NOT NULL AND denied_ms < 600000 FROM cmek.key_watch WHERE server = 'jump'"), 't', 'seconds, and nothing is dropped');
-	rename("$file.away", $file) or BAIL_OUT("rename: $!");
-	ok(until_true("SELECT class = 'ok' AND denied_ms = 0 FROM cmek.key_watch WHERE server = 'jump'"), 'and the key that is back is noticed');
 }
 
 $node->stop;
