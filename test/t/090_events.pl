@@ -127,10 +127,10 @@ for my $line (split(/\n/, $metrics))
 		push @wrong, $line if $type{$1};
 		$type{ $family = $1 } = $2;
 	}
-	elsif ($line =~ /^(\w+?)(?:_(bucket|sum|count))?(?:\{(?:\w+="(?:[^"\\]|\\[\\"n])*",?)+\})? (\S+)$/ && $1 eq ($family // '')
-		&& $3 =~ /^-?[0-9.]+(?:e[+-]?\d+)?$/ && ($type{$1} eq 'histogram') == defined $2)
+	elsif ($line =~ /^(\w+?)(?:_(bucket|sum|count))?(?:\{(?:\w+="(?:[^"\\]|\\[\\"n])*",?)+\})? (-?[0-9.]+(?:e[+-]?\d+)?)$/
+		&& $1 eq ($family // '') && ($type{$1} eq 'histogram') == defined $2)
 	{
-		push @calls, $3 if ($2 // '') =~ /bucket|count/;
+		push @calls, $3 if grep { ($2 // '') eq $_ } qw(bucket count);
 	}
 	elsif ($line !~ /^# HELP \w+ \S/)
 	{
@@ -138,6 +138,7 @@ for my $line (split(/\n/, $metrics))
 	}
 }
 is("@wrong", '', 'every line is one of Prometheus, and samples are with their family');
+cmp_ok($calls[-1] // 0, '>', 0, 'calls were counted');
 is("@calls", join(' ', sort { $a <=> $b } @calls), 'the histogram grows');
 is($calls[-1], $calls[-2], '... to the number of all calls');
 my $docs = slurp_file("$FindBin::RealBin/../../docs/monitoring.md");
