@@ -863,7 +863,7 @@ REVOKE ALL ON cmek.snapshot_removal FROM PUBLIC;
 CREATE TABLE cmek.run_clock (
 	singleton	bool NOT NULL PRIMARY KEY CHECK (singleton),
 	started		timestamptz NOT NULL,	-- the server that has written it,
-	read_ms		int8 NOT NULL,			-- its monotonic clock then
+	read_ms		int8 NOT NULL,			-- its clock then, which nobody can set
 	total_ms	int8 NOT NULL
 ) USING heap;
 REVOKE ALL ON cmek.run_clock FROM PUBLIC;

@@ -6,12 +6,12 @@
  *
  * The wall clock can jump by a year, by a wrong answer of a time server.  What
  * must not be lost by that is timed here as well: the sum of the time that
- * servers have run, by their monotonic clocks.  It stands while the server is
+ * servers have run, by clock.h.  It stands while the server is
  * down, goes on from its record in a standby that is promoted and in a
  * restored copy, and never goes back but with the whole database.
  *
- * The record says what the sum was at which reading of the monotonic clock of
- * which start of the server, so whoever reads it knows the time of now.  Only
+ * The record says what the sum was at which reading of that clock by which
+ * start of the server, so whoever reads it knows the time of now.  Only
  * the visitor writes it.
  *
  *-------------------------------------------------------------------------
@@ -23,11 +23,11 @@
 #include "access/table.h"
 #include "catalog/indexing.h"
 #include "catalog/namespace.h"
-#include "portability/instr_time.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
+#include "clock.h"
 #include "compat.h"
 #include "lifecycle/internal.h"
 
@@ -48,19 +48,9 @@ typedef struct RunClock
 {
 	HeapTuple	tuple;			/* NULL: there is none */
 	TimestampTz started;		/* which start of a server has written it */
-	int64		read_ms;		/* its monotonic clock */
+	int64		read_ms;		/* by clock.h, then */
 	int64		total_ms;		/* the sum */
 } RunClock;
-
-/* The monotonic clock; its zero is anywhere. */
-static int64
-monotonic_ms(void)
-{
-	instr_time	now;
-
-	INSTR_TIME_SET_CURRENT(now);
-	return (int64) INSTR_TIME_GET_MILLISEC(now);
-}
 
 /* Open the table of the record. */
 static Relation
@@ -100,13 +90,13 @@ read_clock(Relation table, RunClock *clock)
 	systable_endscan(scan);
 }
 
-/* What the clock shows at a reading of the monotonic one. */
+/* What the clock shows when clock.h says so much. */
 static int64
-clock_time(const RunClock *clock, int64 monotonic)
+clock_time(const RunClock *clock, int64 now_ms)
 {
 	if (clock->started != PgStartTime)
 		return clock->total_ms;
-	return clock->total_ms + Max(monotonic - clock->read_ms, 0);
+	return clock->total_ms + Max(now_ms - clock->read_ms, 0);
 }
 
 /* See internal.h. */
@@ -118,13 +108,12 @@ cmek_run_clock(void)
 
 	read_clock(table, &clock);
 	table_close(table, AccessShareLock);
-	return clock_time(&clock, monotonic_ms());
+	return clock_time(&clock, cmek_now() / 1000);
 }
 
 /* Write the record. */
 static void
-write_clock(Relation table, const RunClock *clock, int64 monotonic,
-			int64 total)
+write_clock(Relation table, const RunClock *clock, int64 now_ms, int64 total)
 {
 	Datum		values[Natts_clock];
 	bool		nulls[Natts_clock] = {false};
@@ -132,7 +121,7 @@ write_clock(Relation table, const RunClock *clock, int64 monotonic,
 
 	values[Anum_clock_singleton - 1] = BoolGetDatum(true);
 	values[Anum_clock_started - 1] = TimestampTzGetDatum(PgStartTime);
-	values[Anum_clock_read_ms - 1] = Int64GetDatum(monotonic);
+	values[Anum_clock_read_ms - 1] = Int64GetDatum(now_ms);
 	values[Anum_clock_total_ms - 1] = Int64GetDatum(total);
 	tuple = heap_form_tuple(RelationGetDescr(table), values, nulls);
 	if (clock->tuple == NULL)
@@ -146,15 +135,15 @@ int64
 cmek_run_clock_advance(void)
 {
 	Relation	table = open_clock(RowExclusiveLock);
-	int64		monotonic = monotonic_ms();
+	int64		now_ms = cmek_now() / 1000;
 	RunClock	clock;
 	int64		time;
 
 	read_clock(table, &clock);
-	time = clock_time(&clock, monotonic);
+	time = clock_time(&clock, now_ms);
 	if (clock.tuple == NULL || clock.started != PgStartTime ||
 		time - clock.total_ms >= WRITE_EVERY_MS)
-		write_clock(table, &clock, monotonic, time);
+		write_clock(table, &clock, now_ms, time);
 	table_close(table, NoLock);
 	return time;
 }
