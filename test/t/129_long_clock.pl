@@ -118,7 +118,8 @@ cmp_ok($took, '>=', $all, 'nothing is dropped before its time');
 cmp_ok($took, '<', 1.5 * $all, 'nor long after') if $long;
 note(sprintf('dropped after %.3f of the time', $took / $all));
 
-# warnings: what was left at each, and how long after the one before
+# warnings: what was left at each, and how long after the one before; one may be
+# written later than it was due, and the next not
 my @warned = map { [ split(/\|/) ] } split(/\n/, sql(qq{SELECT extract(epoch FROM drop_at - at), extract(epoch FROM at - lag(at) OVER (ORDER BY id)),
 	drop_at <= (SELECT at FROM cmek.key_events WHERE event = 'drop' AND key = 'lost')
 	FROM cmek.key_events WHERE key = 'lost' AND (event = 'denied' OR event = 'warn' AND drop_at IS NOT NULL) ORDER BY id}));
@@ -129,9 +130,9 @@ note(scalar(@daily) . ' daily ones, ' . scalar(@hourly) . ' hourly ones');
 # a machine that is busy for half a second loses some when that is an hour; and
 # visits are a cmek.key_cache_ttl apart, which is more than an hour of the short form
 cmp_ok(scalar(@daily), '>=', $long ? 5 : 3, 'warned daily');
-is(scalar(grep { $_->[1] < $day || $long && $_->[1] > 1.5 * $day } @daily), 0, 'once a day');
+is(scalar(grep { $_->[1] < 0.9 * $day || $long && $_->[1] > 1.5 * $day } @daily), 0, 'once a day');
 cmp_ok(scalar(@hourly), '>=', $long ? 16 : 2, 'on the last day hourly');
-is(scalar(grep { $_->[1] < $hour } @hourly), 0, 'once an hour');
+is(scalar(grep { $_->[1] < 0.9 * $hour } @hourly), 0, 'once an hour');
 is(scalar(grep { $_->[2] ne 't' } @warned), 0, 'no table falls before a date that was told');
 
 # ---- its snapshot ----
