@@ -845,16 +845,28 @@ CREATE TABLE cmek.snapshot_record (
 	state		text NOT NULL,		-- kept, missing
 	store		text NOT NULL,		-- the directory, or s3://
 	file		text NOT NULL,
-	created_by	name NOT NULL
+	created_by	name NOT NULL,
+	expires_ms	int8				-- and not before, by cmek.run_clock
 ) USING heap;
 REVOKE ALL ON cmek.snapshot_record FROM PUBLIC;
 
--- Files whose record is gone
+-- Files without a record
 CREATE TABLE cmek.snapshot_removal (
 	file		text NOT NULL,
-	store		text NOT NULL
+	store		text NOT NULL,
+	after_ms	int8 NOT NULL		-- they go then, by cmek.run_clock
 ) USING heap;
 REVOKE ALL ON cmek.snapshot_removal FROM PUBLIC;
+
+-- For how long servers of this database have run: jumps of the wall clock purge
+-- nothing
+CREATE TABLE cmek.run_clock (
+	singleton	bool NOT NULL PRIMARY KEY CHECK (singleton),
+	started		timestamptz NOT NULL,	-- the server that has written it,
+	read_ms		int8 NOT NULL,			-- its clock then, which nobody can set
+	total_ms	int8 NOT NULL
+) USING heap;
+REVOKE ALL ON cmek.run_clock FROM PUBLIC;
 
 -- Tables of a lost key that could not be dropped, and when that was last told
 CREATE TABLE cmek.drop_postponed (

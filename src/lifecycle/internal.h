@@ -88,6 +88,14 @@ extern List *cmek_watch_lost(void);
 extern const char *cmek_installation(void);
 
 /* ----------
+ * runclock.c: how long servers of this database have run, in ms
+ * ----------
+ */
+extern int64 cmek_run_clock(void);
+/* The same, in the visitor: written down now and then */
+extern int64 cmek_run_clock_advance(void);
+
+/* ----------
  * notify.c: telling people
  * ----------
  */

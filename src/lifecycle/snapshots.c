@@ -15,6 +15,10 @@
  * was set back in time, are kept as long as any snapshot of a dropped table,
  * and removed only by the installation and the database that wrote them.
  *
+ * What goes by itself does so when two clocks say so: the wall clock, by which
+ * people count, and the time that servers have run (runclock.c), because the
+ * wall clock may jump by a year, and a snapshot may be the last copy.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -74,14 +78,16 @@ enum
 	Anum_snapshot_store,
 	Anum_snapshot_file,
 	Anum_snapshot_created_by,
-	Natts_snapshot = Anum_snapshot_created_by
+	Anum_snapshot_expires_ms,
+	Natts_snapshot = Anum_snapshot_expires_ms
 };
 
 enum
 {
 	Anum_removal_file = 1,
 	Anum_removal_store,
-	Natts_removal = Anum_removal_store
+	Anum_removal_after,
+	Natts_removal = Anum_removal_after
 };
 
 /* What matters of a row */
@@ -125,12 +131,18 @@ uuid_datum(const char *id)
 	return DirectFunctionCall1(uuid_in, CStringGetDatum(id));
 }
 
-/* When a snapshot that is taken now goes by itself; 0: never. */
-static TimestampTz
-expiry(const char *reason, TimestampTz now)
+/* Does a snapshot go by itself? */
+static bool
+expires(const char *reason)
 {
-	return strcmp(reason, CMEK_SNAPSHOT_KEY_LOST) == 0 ?
-		now + cmek_snapshot_retention * USECS_PER_SEC : 0;
+	return strcmp(reason, CMEK_SNAPSHOT_KEY_LOST) == 0;
+}
+
+/* When one that is taken now does, by the run clock. */
+static int64
+expiry_ms(void)
+{
+	return cmek_run_clock() + cmek_snapshot_retention * INT64CONST(1000);
 }
 
 /* See internal.h. */
@@ -158,8 +170,10 @@ cmek_snapshot_record(const char *id, Relation rel, const char *reason,
 	values[Anum_snapshot_bytes - 1] = Int64GetDatum(totals->bytes);
 	values[Anum_snapshot_digest - 1] = PointerGetDatum(digest);
 	values[Anum_snapshot_taken_at - 1] = TimestampTzGetDatum(now);
-	values[Anum_snapshot_expires_at - 1] = TimestampTzGetDatum(expiry(reason, now));
-	nulls[Anum_snapshot_expires_at - 1] = expiry(reason, now) == 0;
+	values[Anum_snapshot_expires_at - 1] = TimestampTzGetDatum(now + cmek_snapshot_retention * USECS_PER_SEC);
+	values[Anum_snapshot_expires_ms - 1] = Int64GetDatum(expiry_ms());
+	nulls[Anum_snapshot_expires_at - 1] = !expires(reason);
+	nulls[Anum_snapshot_expires_ms - 1] = !expires(reason);
 	values[Anum_snapshot_state - 1] = CStringGetTextDatum(STATE_KEPT);
 	values[Anum_snapshot_store - 1] = CStringGetTextDatum(cmek_store_where());
 	values[Anum_snapshot_file - 1] = CStringGetTextDatum(cmek_snapshot_file(id));
@@ -273,16 +287,20 @@ cmek_snapshot_find(const char *snapshot, char **file, char **owner)
 	return cmek_store_open_at(row.store);
 }
 
-/* Have the visitor remove a file when this transaction is committed. */
+/*
+ * Have the visitor remove a file when this transaction is committed, and the
+ * run clock shows so much.
+ */
 static void
-remove_later(const SnapshotRow *row)
+remove_later(const char *file, const char *store, int64 after_ms)
 {
 	Relation	table = open_table("snapshot_removal", RowExclusiveLock);
 	Datum		values[Natts_removal];
 	bool		nulls[Natts_removal] = {false};
 
-	values[Anum_removal_file - 1] = CStringGetTextDatum(row->file);
-	values[Anum_removal_store - 1] = CStringGetTextDatum(row->store);
+	values[Anum_removal_file - 1] = CStringGetTextDatum(file);
+	values[Anum_removal_store - 1] = CStringGetTextDatum(store);
+	values[Anum_removal_after - 1] = Int64GetDatum(after_ms);
 	CatalogTupleInsert(table, heap_form_tuple(RelationGetDescr(table),
 											  values, nulls));
 	table_close(table, NoLock);
@@ -309,7 +327,7 @@ cmek_drop_snapshot(PG_FUNCTION_ARGS)
 	table = open_table("snapshot_record", RowExclusiveLock);
 	find_own_row(table, id, &row);
 	note_purge(&row, id);
-	remove_later(&row);
+	remove_later(row.file, row.store, 0);
 	CatalogTupleDelete(table, &row.tid);
 	table_close(table, NoLock);
 	CommandCounterIncrement();
@@ -351,20 +369,29 @@ column(int row, int number)
 						number);
 }
 
-/* Rows that have expired go, and say which file goes. */
-static void
+/*
+ * Rows that have expired go, and say which file goes.  Returns the time by the
+ * run clock.
+ */
+static int64
 expire_rows(void)
 {
+	static const Oid types[] = {INT8OID};
+	Datum		values[1];
+	int64		run_ms;
 	uint64		n;
 
 	cmek_visit_begin();
+	run_ms = cmek_run_clock_advance();
+	values[0] = Int64GetDatum(run_ms);
 	n = cmek_visit_sql("WITH gone AS (DELETE FROM cmek.snapshot_record"
-					   "  WHERE expires_at <= pg_catalog.now() RETURNING *),"
+					   "  WHERE expires_at <= pg_catalog.now()"
+					   "  AND expires_ms <= $1 RETURNING *),"
 					   " removal AS (INSERT INTO cmek.snapshot_removal"
-					   "  SELECT file, store FROM gone)"
+					   "  SELECT file, store, 0 FROM gone)"
 					   " SELECT id, key, pg_catalog.quote_ident(schema)"
 					   "  || '.' || pg_catalog.quote_ident(name) FROM gone",
-					   SPI_OK_SELECT, 0, NULL, NULL, NULL);
+					   SPI_OK_SELECT, 1, types, values, NULL);
 	for (uint64 i = 0; i < n; i++)
 	{
 		SnapshotRow row = {0};
@@ -380,6 +407,7 @@ expire_rows(void)
 	cmek_visit_end();
 	if (n > 0)
 		cmek_stop("purge-expired");
+	return run_ms;
 }
 
 /* Report why something of the purge did not work, and go on. */
@@ -438,14 +466,21 @@ pairs(const char *sql, MemoryContext context)
 	return result;
 }
 
-/* Remove the files whose rows are gone; false when one could not be. */
+/*
+ * Remove the files without rows whose time has come; false when one could not
+ * be removed.
+ */
 static bool
-remove_files(MemoryContext context)
+remove_files(MemoryContext context, int64 run_ms)
 {
 	volatile bool ok = true;
+	char	   *due = psprintf("SELECT file, store FROM cmek.snapshot_removal r"
+							   " WHERE after_ms <= " INT64_FORMAT " AND NOT EXISTS"
+							   " (SELECT FROM cmek.snapshot_record s WHERE s.file = r.file)",
+							   run_ms);
 	ListCell   *lc;
 
-	foreach(lc, pairs("SELECT file, store FROM cmek.snapshot_removal", context))
+	foreach(lc, pairs(due, context))
 	{
 		List	   *pair = lfirst(lc);
 
@@ -574,51 +609,58 @@ has_suffix(const char *name, const char *suffix)
 		strcmp(name + len - strlen(suffix), suffix) == 0;
 }
 
-/* Is a file one that a crash has left? */
-static bool
-is_left_over(CmekStore *store, const StoredFile *file)
-{
-	int64		age = (int64) time(NULL) - (int64) file->changed;
-
-	if (has_suffix(file->name, CMEK_STORE_UNFINISHED))
-		return age > UNFINISHED_AGE;
-	return has_suffix(file->name, CMEK_SNAPSHOT_SUFFIX) &&
-		age > Max(UNFINISHED_AGE, cmek_snapshot_retention) &&
-		is_ours(store, file->name);
-}
-
-/* The rows of a store: their files. */
+/* The files of a store that a table of ours names. */
 static List *
-recorded_files(const char *where)
+named_files(const char *sql, const char *where)
 {
 	static const Oid types[] = {TEXTOID};
 	Datum		values[1] = {CStringGetTextDatum(where)};
 	List	   *files = NIL;
 	uint64		n;
 
-	n = cmek_visit_sql("SELECT file FROM cmek.snapshot_record WHERE store = $1",
-					   SPI_OK_SELECT, 1, types, values, NULL);
+	n = cmek_visit_sql(sql, SPI_OK_SELECT, 1, types, values, NULL);
 	for (uint64 i = 0; i < n; i++)
 		take_file(&files, column(i, 1), 0);
 	return files;
 }
 
-/* Remove those of the files in a store that crashes have left. */
+/* Remove an unfinished file, or write down when a finished one goes. */
 static void
-remove_left_overs(CmekStore *store, List *there, List *recorded)
+end_left_over(CmekStore *store, const StoredFile *file, const char *where)
 {
+	if (has_suffix(file->name, CMEK_STORE_UNFINISHED))
+	{
+		ereport(LOG,
+				(errmsg("removing unfinished file \"%s\"", file->name)));
+		(void) cmek_store_remove(store, file->name);
+	}
+	else if (has_suffix(file->name, CMEK_SNAPSHOT_SUFFIX) &&
+			 is_ours(store, file->name))
+	{
+		ereport(LOG,
+				(errmsg("file \"%s\", which no snapshot of this database has, will be removed after %d s",
+						file->name, cmek_snapshot_retention)));
+		remove_later(file->name, where, expiry_ms());
+	}
+}
+
+/* See to those of the files in a store that crashes have left. */
+static void
+end_left_overs(CmekStore *store, List *there, List *recorded,
+			   const char *where)
+{
+	List	   *leaving = named_files("SELECT file FROM cmek.snapshot_removal WHERE store = $1",
+									  where);
 	ListCell   *lc;
 
 	foreach(lc, there)
 	{
 		StoredFile *file = lfirst(lc);
 
-		if (is_listed(recorded, file->name) || !is_left_over(store, file))
-			continue;
-		ereport(LOG,
-				(errmsg("removing file \"%s\", which no snapshot of this database has",
-						file->name)));
-		(void) cmek_store_remove(store, file->name);
+		if ((int64) time(NULL) - (int64) file->changed > UNFINISHED_AGE &&
+			!is_listed(recorded, file->name) &&
+			!is_listed(leaving, file->name))
+			end_left_over(store, file, where);
 	}
 }
 
@@ -634,7 +676,8 @@ compare(const char *where)
 
 	cmek_visit_begin();
 	/* rows first: a file that comes afterwards is too young to be judged */
-	recorded = recorded_files(where);
+	recorded = named_files("SELECT file FROM cmek.snapshot_record WHERE store = $1",
+						   where);
 	if (cmek_store_exists(where))
 	{
 		store = cmek_store_open_at(where);
@@ -649,7 +692,7 @@ compare(const char *where)
 	}
 	if (store != NULL)
 	{
-		remove_left_overs(store, there, recorded);
+		end_left_overs(store, there, recorded, where);
 		cmek_store_close(store);
 	}
 	cmek_visit_end();
@@ -685,24 +728,31 @@ compare_all(MemoryContext context)
 	}
 }
 
-/* When the next snapshot expires. */
+/* When the next file goes: by the clock that says so last. */
 static TimestampTz
 next_expiry(void)
 {
-	TimestampTz next = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-												   COMPARE_EVERY_MS);
+	static const Oid types[] = {INT8OID};
+	int64		ms = COMPARE_EVERY_MS;
+	Datum		values[1];
 	bool		isnull;
 	Datum		value;
 
 	cmek_visit_begin();
-	(void) cmek_visit_sql("SELECT pg_catalog.min(expires_at) FROM cmek.snapshot_record",
-						  SPI_OK_SELECT, 0, NULL, NULL, NULL);
+	values[0] = Int64GetDatum(cmek_run_clock());
+	(void) cmek_visit_sql("SELECT pg_catalog.min(ms) FROM (SELECT GREATEST(expires_ms - $1,"
+						  "  (EXTRACT(epoch FROM expires_at - pg_catalog.clock_timestamp())"
+						  "   * 1000)::pg_catalog.int8) AS ms"
+						  "  FROM cmek.snapshot_record WHERE expires_at IS NOT NULL"
+						  " UNION ALL SELECT after_ms - $1"
+						  "  FROM cmek.snapshot_removal WHERE after_ms > $1) x",
+						  SPI_OK_SELECT, 1, types, values, NULL);
 	value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1,
 						  &isnull);
 	if (!isnull)
-		next = Min(next, DatumGetTimestampTz(value));
+		ms = Min(ms, Max(DatumGetInt64(value), 0));
 	cmek_visit_end();
-	return next;
+	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms);
 }
 
 /* See snapshot.h. */
@@ -714,8 +764,7 @@ cmek_snapshots_purge(void)
 												  ALLOCSET_DEFAULT_SIZES);
 	bool		all_removed;
 
-	expire_rows();
-	all_removed = remove_files(context);
+	all_removed = remove_files(context, expire_rows());
 	compare_all(context);
 	MemoryContextSwitchTo(TopMemoryContext);
 	MemoryContextDelete(context);

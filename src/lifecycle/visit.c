@@ -118,13 +118,28 @@ look_at_event(CmekEvent *event)
 		cmek_watch_altered(event->key);
 }
 
+/* Was a key found lost, or back, that people are not told of yet? */
+static bool
+tells_of_keys(const CmekEvent *events, int n)
+{
+	for (int i = 0; i < n; i++)
+		if (!events[i].told &&
+			strcmp(events[i].outcome, CMEK_OUTCOME_OBSERVED) == 0 &&
+			strcmp(events[i].event, CMEK_EVENT_WARN) != 0)
+			return true;
+	return false;
+}
+
 /*
  * Tell and write down what waits for this database.  Without the key of the
  * chain events stay in the queue, but people are told at once.  False when
  * some are left.
+ *
+ * A key may have been lost since this visit looked at them, so it looks again:
+ * else nobody were told of the day of the drop, nor came to prove the key.
  */
 static bool
-handle_events(void)
+handle_events(CmekInstant *next)
 {
 	CmekEvent  *events = palloc(EVENTS_A_TIME * sizeof(CmekEvent));
 	bool		written = true;
@@ -135,6 +150,8 @@ handle_events(void)
 									 EVENTS_A_TIME)) > 0)
 	{
 		CHECK_FOR_INTERRUPTS();
+		if (tells_of_keys(events, n))
+			*next = Min(*next, cmek_watch_keys());
 		for (int i = 0; i < n; i++)
 			look_at_event(&events[i]);
 		tell(events, n);
@@ -160,7 +177,7 @@ do_what_is_due(CmekVisitReport *report)
 {
 	report->has_cmek = true;
 	report->next = Min(cmek_instant_in(VISIT_EVERY_MS), cmek_watch_keys());
-	report->stuck = !handle_events();
+	report->stuck = !handle_events(&report->next);
 	come_at(report, cmek_audit_anchor());
 	come_at(report, cmek_notify_deliver());
 	come_at(report, cmek_snapshots_purge());

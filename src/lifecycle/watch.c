@@ -249,11 +249,21 @@ counts(const WatchedKey *key)
 	return cmek_watch_counts(key->watch.klass);
 }
 
-/* When will the key's tables be dropped, if it stays away? */
+/*
+ * When will the key's tables be dropped, if it stays away?  The time since the
+ * last failure is counted by the next one, so nothing falls before the date.
+ */
 static TimestampTz
 foresee_drop(const WatchedKey *key, TimestampTz now)
 {
-	return counts(key) ? now + ms_left(key) * 1000 : 0;
+	int64		since = 0;
+
+	if (!counts(key))
+		return 0;
+	if (key->watch.answered_at != 0)
+		since = Min(cmek_now() - key->watch.answered_at,
+					2 * cmek_watch_period() * USECS_PER_SEC);
+	return now + Max(ms_left(key) * 1000 - since, 0);
 }
 
 /*

@@ -313,11 +313,14 @@ ok($orphan, 'but a file');
 spew("$snapshots/$_", 'x') for qw(a.cmeksnap.part b.cmeksnap.part c.cmeksnap notes.txt);
 my $old = time() - 25 * 3600;
 utime($old, $old, $orphan, map { "$snapshots/$_" } qw(a.cmeksnap.part c.cmeksnap notes.txt));
-sql(q{UPDATE cmek.snapshot_record SET expires_at = now() WHERE expires_at IS NOT NULL});
+sql(q{UPDATE cmek.snapshot_record SET expires_at = now(), expires_ms = 0 WHERE expires_at IS NOT NULL});
 sql(q{SELECT cmek.suspend_key('o'), cmek.resume_key('o')});
 ok(until_true('SELECT count(*) = 1 FROM cmek.snapshots'), 'expired ones go');
-ok(until_true('SELECT count(*) = 0 FROM cmek.snapshot_removal'), 'with their files');
+ok(until_true('SELECT count(*) = 0 FROM cmek.snapshot_removal WHERE after_ms = 0'), 'with their files');
 ok(until_true(q{SELECT count(*) > 5 FROM cmek.key_events WHERE event = 'purge' AND role IS NULL AND detail LIKE 'snapshot % of table public.%'}), 'and it is said');
+ok(until_true("SELECT count(*) = 1 FROM cmek.snapshot_removal WHERE '$orphan' LIKE '%/' || file") && -s $orphan, 'an old file without a record waits for its time');
+sql('UPDATE cmek.snapshot_removal SET after_ms = 0');
+sql(q{SELECT cmek.suspend_key('o'), cmek.resume_key('o')});
 my $left = join(' ', sort("$mine.cmeksnap", qw(b.cmeksnap.part c.cmeksnap notes.txt)));
 sub kept_there { return join(' ', sort map { s{.*/}{}r } glob("$snapshots/*")); }
 for (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default) { last if kept_there() eq $left; sleep(0.1); }

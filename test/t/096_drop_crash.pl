@@ -136,7 +136,7 @@ for my $point (qw(purge-expired purge-removed))
 		my $seen = in_log($action eq 'error' ? qr/stopped at "$point"/ : qr/was terminated by signal 9/);
 
 		stop_at("$point:$action");
-		sql("UPDATE cmek.snapshot_record SET expires_at = now() WHERE id = '$id'");
+		sql("UPDATE cmek.snapshot_record SET expires_at = now(), expires_ms = 0 WHERE id = '$id'");
 		# an event calls the visitor
 		sql('ALTER SERVER t1 OPTIONS (SET drop_after $$2s$$)');
 		ok(until_in_log($action eq 'error' ? qr/stopped at "$point"/ : qr/was terminated by signal 9/, $seen + 1), "$what: stopped");

@@ -121,7 +121,7 @@ is(sqlstate($other, "SELECT cmek.restore_snapshot('$url', 'dropped', 'k')"), 'XX
 $other->safe_psql('postgres', "SELECT cmek.restore_snapshot('$url', 'dropped', 'k', true)");
 is(content($other, 'dropped'), $before, 'forced there: every row is equal');
 
-sql(q{UPDATE cmek.snapshot_record SET expires_at = now()});
+sql(q{UPDATE cmek.snapshot_record SET expires_at = now(), expires_ms = 0});
 sql(q{SELECT cmek.suspend_key('k'), cmek.resume_key('k')});
 ok(until_true('SELECT count(*) = 0 FROM cmek.snapshots'), 'expired');
 ok(until_true('SELECT count(*) = 0 FROM cmek.snapshot_removal'), 'purged');

@@ -11,28 +11,15 @@ use lib "$FindBin::RealBin/../lib";
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use CmekClock;
 use CmekTest;
 
-my ($faketime) = glob('/usr/lib/*/faketime/libfaketime.so.1');
-plan skip_all => 'no libfaketime' unless $faketime;
+plan skip_all => 'no libfaketime' unless have_clock();
 
 my $node = cmek_node('primary', config => [ 'autovacuum = off', 'fsync = off', 'cmek.key_cache_ttl = 1', 'cmek.drop_after = 3600' ]);
 my $dir = PostgreSQL::Test::Utils::tempdir();
 my $file = new_key_file("$dir/jump");
 my $clock = "$dir/clock";
-
-# Set the wall clock by so much from the true one
-sub set_clock
-{
-	my ($offset) = @_;
-
-	# at once: a process that reads half of it would go by the true time
-	open(my $fh, '>', "$clock.new") or BAIL_OUT("no clock: $!");
-	print $fh $offset;
-	close($fh);
-	rename("$clock.new", $clock) or BAIL_OUT("no clock: $!");
-	return;
-}
 
 sub sql
 {
@@ -73,23 +60,15 @@ sub goes_and_comes
 
 sql("CREATE SERVER jump FOREIGN DATA WRAPPER cmek_file OPTIONS (key_file '$file');
 	CREATE TABLE jump (a int) USING cmek_heap WITH (cmek.key = 'jump'); INSERT INTO jump VALUES (1)");
-set_clock('+0');
 $node->stop;
-{
-	local $ENV{LD_PRELOAD} = $faketime;
-	local $ENV{FAKETIME_TIMESTAMP_FILE} = $clock;
-	local $ENV{FAKETIME_NO_CACHE} = 1;
-	local $ENV{FAKETIME_DONT_FAKE_MONOTONIC} = 1;
-	local $ENV{DONT_FAKE_MONOTONIC} = 1;
-	$node->start;
-}
+start_jumping($node, $clock, '+0');
 
 my $wall = 'SELECT extract(epoch FROM now() - pg_postmaster_start_time()) / 86400';
 goes_and_comes('no jump');
 # with the key there: what was proved a moment ago, and when to come again
 for my $jump ([ '+365d', '> 300' ], [ '-365d', '< -300' ], [ '+365d', '> 300' ], [ '-365d', '< -300' ])
 {
-	set_clock($jump->[0]);
+	set_jump($clock, $jump->[0]);
 	ok($node->poll_query_until('postgres', "$wall $jump->[1]"), "$jump->[0] by the wall clock");
 	goes_and_comes($jump->[0]);
 }
@@ -99,7 +78,7 @@ ok(state_of("class = 'denied' AND denied_ms > 1000"), 'counting');
 for my $jump ([ '+365d', '> 300' ], [ '-365d', '< -300' ], [ '+365d', '> 300' ], [ '-365d', '< -300' ])
 {
 	my $warned = sql("SELECT count(*) FROM cmek.key_events WHERE event = 'warn'");
-	set_clock($jump->[0]);
+	set_jump($clock, $jump->[0]);
 	ok($node->poll_query_until('postgres', "$wall $jump->[1]"), "$jump->[0] with the key away");
 	my $before = sql("SELECT denied_ms FROM cmek.key_watch WHERE server = 'jump'");
 	ok(state_of("denied_ms > $before + 1500"), "$jump->[0]: it goes on counting");
