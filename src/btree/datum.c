@@ -26,47 +26,38 @@
 
 #include "btree/internal.h"
 
-/* Random bytes of this process */
-const uint8 *
-bt_cookie(void)
+uint8		bt_cookie[BT_COOKIE_LEN];
+
+/*
+ * Make the cookie.  Called before a process has its first column; without a
+ * column there is nothing to compare, so nobody looks at a cookie of zeros.
+ */
+void
+bt_cookie_make(void)
 {
-	static uint8 cookie[sizeof(((BtPlain *) NULL)->cookie)];
 	static pid_t made_by = 0;
 
 	if (made_by != MyProcPid)
 	{
-		cmek_random(cookie, sizeof(cookie));
+		cmek_random(bt_cookie, BT_COOKIE_LEN);
 		made_by = MyProcPid;
 	}
-	return cookie;
 }
 
-/* A search argument; the value must outlive it */
+/* A search argument, in room for it or palloc'd; the value must outlive it */
 Datum
-bt_plain_argument(BtColumn *column, Datum value, Oid type)
+bt_plain_argument(BtColumn *column, Datum value, Oid type, BtPlain *room)
 {
-	BtPlain    *plain = palloc0(sizeof(BtPlain));
+	BtPlain    *plain = room ? room : palloc(sizeof(BtPlain));
 
+	memset(plain, 0, sizeof(BtPlain));
 	SET_VARSIZE(plain, sizeof(BtPlain));
-	memcpy(plain->cookie, bt_cookie(), sizeof(plain->cookie));
+	memcpy(plain->cookie, bt_cookie, BT_COOKIE_LEN);
 	plain->column = column;
 	plain->value = value;
 	plain->type = OidIsValid(type) ? type : column->opcintype;
 	plain->compare = bt_column_proc(column, column->opcintype, plain->type);
 	return PointerGetDatum(plain);
-}
-
-/* Is it a search argument?  Short datums, as nearly all sealed ones are, not */
-bool
-bt_read_plain(Datum datum, BtPlain *plain)
-{
-	struct varlena *d = (struct varlena *) DatumGetPointer(datum);
-
-	if (likely(!VARATT_IS_4B_U(d)) || VARSIZE_4B(d) != sizeof(BtPlain))
-		return false;
-	/* nbtree puts them into arrays, where they are not aligned */
-	memcpy(plain, d, sizeof(BtPlain));
-	return memcmp(plain->cookie, bt_cookie(), sizeof(plain->cookie)) == 0;
 }
 
 /* A varlena as stock nbtree stores it: inline, compressed when long, short */
@@ -212,13 +203,9 @@ opened_is_sane(const BtColumn *column, const char *opened, Size len)
 	return len > 0 && !VARATT_IS_EXTERNAL(opened) && VARSIZE_ANY(opened) == len;
 }
 
-/*
- * Open a sealed datum into "size" bytes of room; false when it is none of this
- * column.  The value may point into the room.
- */
-bool
-bt_try_open(BtColumn *column, Datum sealed, char *room, Size size,
-			Datum *value)
+/* bt_try_open, for callers in here */
+static inline bool
+datum_open(BtColumn *column, Datum sealed, char *room, Size size, Datum *value)
 {
 	CmekDek    *dek = bt_dek(column->index);
 	const uint8 *bytes;
@@ -234,6 +221,17 @@ bt_try_open(BtColumn *column, Datum sealed, char *room, Size size,
 	*value = column->typbyval ? fetch_att(room, true, column->typlen) :
 		PointerGetDatum(room);
 	return true;
+}
+
+/*
+ * Open a sealed datum into "size" bytes of room; false when it is none of this
+ * column.  The value may point into the room.
+ */
+bool
+bt_try_open(BtColumn *column, Datum sealed, char *room, Size size,
+			Datum *value)
+{
+	return datum_open(column, sealed, room, size, value);
 }
 
 /* Raise the error of an entry that does not open */
@@ -266,7 +264,7 @@ bt_open(BtColumn *column, Datum sealed, BtBuffer *buffer, void **allocated)
 		size = BLCKSZ;
 		*allocated = room = palloc(size);
 	}
-	if (unlikely(!bt_try_open(column, sealed, room, size, &value)))
+	if (unlikely(!datum_open(column, sealed, room, size, &value)))
 		bt_report_damaged(column->index);
 	return value;
 }

@@ -23,6 +23,9 @@
 #include "format.h"
 #include "keys/keys.h"
 
+/* Random bytes of a process (datum.c) */
+#define BT_COOKIE_LEN 16
+
 /* How to compare two types of a column's operator family */
 typedef struct BtProc
 {
@@ -34,6 +37,15 @@ typedef struct BtProc
 
 struct BtIndex;
 
+/* Comparison functions that are so simple that we do without the call */
+typedef enum BtOrder
+{
+	BT_ORDER_CALL,				/* none of them: call it */
+	BT_ORDER_INT16,
+	BT_ORDER_INT32,
+	BT_ORDER_INT64
+} BtOrder;
+
 /*
  * A column of a sealed index: its real type.  nbtree copies FmgrInfos and
  * clears their fn_extra, but keeps fn_expr; so that is where our comparison
@@ -44,7 +56,7 @@ typedef struct BtColumn
 	NodeTag		tag;			/* no node's */
 	AttrNumber	attno;
 	bool		key;			/* or INCLUDEd */
-	uint8		cookie[16];
+	uint8		cookie[BT_COOKIE_LEN];
 	struct BtIndex *index;
 	/* what is stored */
 	Oid			type;
@@ -58,6 +70,7 @@ typedef struct BtColumn
 	Oid			opcintype;
 	Oid			collation;
 	FmgrInfo	compare;		/* opcintype, opcintype */
+	BtOrder		order;			/* what "compare" does */
 	BtProc	   *others;
 	/* its associated data, for the DEK of this id; -1: not made yet */
 	int64		aad_dek;
@@ -124,8 +137,37 @@ bt_activity_end(BtActivity *activity)
 extern BtIndex *bt_enter_keyless(Relation real);
 extern BtIndex *bt_enter(Relation real);
 extern bool bt_planner_may_enter(Relation real);
-extern CmekDek *bt_dek(BtIndex *index);
+extern CmekDek *bt_dek_moved(BtIndex *index);
 extern void bt_index_init(void);
+
+/* Is the DEK that we know still where we found it? */
+static inline CmekDek *
+bt_dek_at_position(const BtIndex *index)
+{
+	const CmekKeyRing *ring = index->ring;
+
+	if (likely(index->position < ring->ndeks))
+	{
+		CmekDek    *dek = &ring->deks[index->position];
+
+		if (likely(dek->id == index->dek_id &&
+				   dek->kind == CMEK_STRUCTURE_INDEX))
+			return dek;
+	}
+	return NULL;
+}
+
+/*
+ * The DEK of an index that was entered, wherever the ring has it now: user
+ * code inside a comparison may have had the ring read again.
+ */
+static inline CmekDek *
+bt_dek(BtIndex *index)
+{
+	CmekDek    *dek = bt_dek_at_position(index);
+
+	return likely(dek != NULL) ? dek : bt_dek_moved(index);
+}
 
 /* ---------- column.c: the real types ---------- */
 extern void bt_column_init(BtColumn *column, BtIndex *index, Relation real,
@@ -147,16 +189,35 @@ typedef struct BtPlain
 {
 	int32		vl_len_;
 	int32		unused;
-	uint8		cookie[16];
+	uint8		cookie[BT_COOKIE_LEN];
 	BtColumn   *column;
 	Datum		value;
 	Oid			type;			/* of the operator family */
 	FmgrInfo   *compare;		/* (opcintype, type) */
 } BtPlain;
 
-extern const uint8 *bt_cookie(void);
-extern Datum bt_plain_argument(BtColumn *column, Datum value, Oid type);
-extern bool bt_read_plain(Datum datum, BtPlain *plain);
+extern uint8 bt_cookie[BT_COOKIE_LEN];
+extern void bt_cookie_make(void);
+extern Datum bt_plain_argument(BtColumn *column, Datum value, Oid type,
+							   BtPlain *room);
+
+/*
+ * The search argument that a datum is, NULL when it is none.  Short datums, as
+ * nearly all sealed ones are, are none.  nbtree puts arguments into arrays,
+ * where they are not aligned; "room" is for a copy.
+ */
+static inline const BtPlain *
+bt_plain(Datum datum, BtPlain *room)
+{
+	const BtPlain *plain = (const BtPlain *) DatumGetPointer(datum);
+
+	if (likely(!VARATT_IS_4B_U(plain)) || VARSIZE_4B(plain) != sizeof(BtPlain))
+		return NULL;
+	if (unlikely(datum != TYPEALIGN(sizeof(Datum), datum)))
+		plain = memcpy(room, plain, sizeof(BtPlain));
+	return memcmp(plain->cookie, bt_cookie, BT_COOKIE_LEN) == 0 ? plain : NULL;
+}
+
 extern Datum bt_stored_form(BtColumn *column, Datum value, Size *len);
 extern bool bt_try_open(BtColumn *column, Datum sealed, char *room, Size size,
 						Datum *value);
@@ -170,7 +231,9 @@ extern void bt_seal_values(BtActivity *activity, Datum *values, bool *isnull,
 extern int32 bt_compare_in(BtColumn *column, Datum a, Datum b);
 
 /* ---------- scankey.c ---------- */
-extern ScanKey bt_convert_keys(BtIndex *index, ScanKey keys, int nkeys);
+extern bool bt_key_needs_memory(ScanKey key);
+extern void bt_convert_keys(BtIndex *index, ScanKey keys, int nkeys,
+							ScanKey converted, BtPlain *arguments);
 
 /* ---------- tid.c: permuted TIDs ---------- */
 #define BT_TID_BATCH 8
