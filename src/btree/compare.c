@@ -107,7 +107,8 @@ static inline void
 open_side(Side *side, BtColumn *column, Datum sealed, bool maybe_at_hand)
 {
 	side->allocated = NULL;
-	if (!maybe_at_hand || !is_at_hand(column, sealed, &side->value))
+	if ((!maybe_at_hand || !is_at_hand(column, sealed, &side->value)) &&
+		!bt_open_fixed(column, sealed, &side->value))
 		side->value = bt_open(column, sealed, &side->buffer, &side->allocated);
 }
 

@@ -19,7 +19,6 @@
 #include "access/heaptoast.h"
 #include "access/itup.h"
 #include "access/toast_internals.h"
-#include "access/tupmacs.h"
 #include "miscadmin.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -107,22 +106,15 @@ bt_stored_form(BtColumn *column, Datum value, Size *len)
 	return value;
 }
 
-/*
- * The associated data of a column, made once: narrow stores just before the
- * cipher's wide load of them would make it wait.
- */
-static inline const CmekIndexAad *
-datum_aad(BtColumn *column, const CmekDek *dek)
+/* Make the associated data of a column */
+void
+bt_column_aad_make(BtColumn *column, const CmekDek *dek)
 {
-	if (unlikely(column->aad_dek != dek->id))
-	{
-		memcpy(column->aad.structure, dek->structure,
-			   sizeof(column->aad.structure));
-		column->aad.column = column->attno +
-			(column->key ? 0 : CMEK_INDEX_INCLUDED);
-		column->aad_dek = dek->id;
-	}
-	return &column->aad;
+	memcpy(column->aad.structure, dek->structure,
+		   sizeof(column->aad.structure));
+	column->aad.column = column->attno +
+		(column->key ? 0 : CMEK_INDEX_INCLUDED);
+	column->aad_dek = dek->id;
 }
 
 /*
@@ -133,7 +125,7 @@ static Datum
 bt_seal(BtColumn *column, CmekDek *dek, Datum stored, Size len)
 {
 	Size		payload = len + CMEK_AEAD_OVERHEAD;
-	const CmekIndexAad *aad = datum_aad(column, dek);
+	const CmekIndexAad *aad = bt_column_aad(column, dek);
 	char	   *sealed;
 	char		byval[sizeof(Datum)];
 	const char *from = DatumGetPointer(stored);
@@ -203,26 +195,6 @@ opened_is_sane(const BtColumn *column, const char *opened, Size len)
 	return len > 0 && !VARATT_IS_EXTERNAL(opened) && VARSIZE_ANY(opened) == len;
 }
 
-/* bt_try_open, for callers in here */
-static inline bool
-datum_open(BtColumn *column, Datum sealed, char *room, Size size, Datum *value)
-{
-	CmekDek    *dek = bt_dek(column->index);
-	const uint8 *bytes;
-	Size		len;
-
-	if (!sealed_bytes(sealed, &bytes, &len) || len > size)
-		return false;
-	if (!cmek_aead_open(dek->aead, room, bytes, len,
-						datum_aad(column, dek), sizeof(CmekIndexAad)) ||
-		!opened_is_sane(column, room, len))
-		return false;
-	cmek_counters.unseals++;
-	*value = column->typbyval ? fetch_att(room, true, column->typlen) :
-		PointerGetDatum(room);
-	return true;
-}
-
 /*
  * Open a sealed datum into "size" bytes of room; false when it is none of this
  * column.  The value may point into the room.
@@ -231,7 +203,20 @@ bool
 bt_try_open(BtColumn *column, Datum sealed, char *room, Size size,
 			Datum *value)
 {
-	return datum_open(column, sealed, room, size, value);
+	CmekDek    *dek = bt_dek(column->index);
+	const uint8 *bytes;
+	Size		len;
+
+	if (!sealed_bytes(sealed, &bytes, &len) || len > size)
+		return false;
+	if (!cmek_aead_open(dek->aead, room, bytes, len,
+						bt_column_aad(column, dek), sizeof(CmekIndexAad)) ||
+		!opened_is_sane(column, room, len))
+		return false;
+	cmek_counters.unseals++;
+	*value = column->typbyval ? fetch_att(room, true, column->typlen) :
+		PointerGetDatum(room);
+	return true;
 }
 
 /* Raise the error of an entry that does not open */
@@ -264,7 +249,7 @@ bt_open(BtColumn *column, Datum sealed, BtBuffer *buffer, void **allocated)
 		size = BLCKSZ;
 		*allocated = room = palloc(size);
 	}
-	if (unlikely(!datum_open(column, sealed, room, size, &value)))
+	if (unlikely(!bt_try_open(column, sealed, room, size, &value)))
 		bt_report_damaged(column->index);
 	return value;
 }

@@ -14,6 +14,7 @@
 #include "access/nbtree.h"
 #include "access/relscan.h"
 #include "access/tableam.h"
+#include "access/tupmacs.h"
 #include "fmgr.h"
 #include "utils/rel.h"
 #include "utils/sortsupport.h"
@@ -71,6 +72,8 @@ typedef struct BtColumn
 	Oid			collation;
 	FmgrInfo	compare;		/* opcintype, opcintype */
 	BtOrder		order;			/* what "compare" does */
+	/* first byte of a sealed datum, where that is always the same; else 0 */
+	uint8		fixed_header;
 	BtProc	   *others;
 	/* its associated data, for the DEK of this id; -1: not made yet */
 	int64		aad_dek;
@@ -198,6 +201,7 @@ typedef struct BtPlain
 
 extern uint8 bt_cookie[BT_COOKIE_LEN];
 extern void bt_cookie_make(void);
+extern void bt_column_aad_make(BtColumn *column, const CmekDek *dek);
 extern Datum bt_plain_argument(BtColumn *column, Datum value, Oid type,
 							   BtPlain *room);
 
@@ -216,6 +220,39 @@ bt_plain(Datum datum, BtPlain *room)
 	if (unlikely(datum != TYPEALIGN(sizeof(Datum), datum)))
 		plain = memcpy(room, plain, sizeof(BtPlain));
 	return memcmp(plain->cookie, bt_cookie, BT_COOKIE_LEN) == 0 ? plain : NULL;
+}
+
+/*
+ * The associated data of a column, made once: narrow stores just before the
+ * cipher's wide load of them would make it wait.
+ */
+static inline const CmekIndexAad *
+bt_column_aad(BtColumn *column, const CmekDek *dek)
+{
+	if (unlikely(column->aad_dek != dek->id))
+		bt_column_aad_make(column, dek);
+	return &column->aad;
+}
+
+/*
+ * Open a sealed datum of a type passed by value, as most keys are: bt_open
+ * without its choices.  False when it is none, or does not authenticate.
+ */
+static inline bool
+bt_open_fixed(BtColumn *column, Datum sealed, Datum *value)
+{
+	const uint8 *bytes = (const uint8 *) DatumGetPointer(sealed);
+	CmekDek    *dek = bt_dek(column->index);
+	Datum		room;
+
+	if (unlikely(bytes[0] != column->fixed_header || bytes[0] == 0) ||
+		unlikely(!cmek_aead_open(dek->aead, &room, bytes + VARHDRSZ_SHORT,
+								 column->typlen, bt_column_aad(column, dek),
+								 sizeof(CmekIndexAad))))
+		return false;
+	cmek_counters.unseals++;
+	*value = fetch_att(&room, true, column->typlen);
+	return true;
 }
 
 extern Datum bt_stored_form(BtColumn *column, Datum value, Size *len);
