@@ -308,14 +308,13 @@ index_find(Relation real)
 static bytea *
 shadow_options(BtIndex *index, Relation real)
 {
-	Size		size;
+	bytea	   *options = real->rd_options ? real->rd_options :
+		bt_default_options();
+	Size		size = VARSIZE(options);
 
-	if (real->rd_options == NULL)
-		return NULL;
-	size = VARSIZE(real->rd_options);
 	if (index->options == NULL || VARSIZE(index->options) != size)
 		index->options = MemoryContextAlloc(index->context, size);
-	memcpy(index->options, real->rd_options, size);
+	memcpy(index->options, options, size);
 	return index->options;
 }
 

@@ -300,6 +300,7 @@ extern IndexBuildResult *bt_build(Relation heap, Relation index,
 								  struct IndexInfo *info);
 extern void bt_buildempty(Relation index);
 extern bytea *bt_options(Datum reloptions, bool validate);
+extern bytea *bt_default_options(void);
 extern void bt_build_init(void);
 extern IndexBulkDeleteResult *bt_bulkdelete(IndexVacuumInfo *info,
 											IndexBulkDeleteResult *stats,
@@ -312,7 +313,9 @@ extern IndexTuple bt_scan_entry(IndexScanDesc scan);
 extern IndexTuple bt_open_tuple(BtIndex *index, TupleDesc desc,
 								IndexTuple sealed);
 
-/* ---------- verify.c ---------- */
+/* ---------- page.c, verify.c ---------- */
+extern bool bt_page_is_sound(Page page);
+extern bool bt_item_is_sound(Page page, ItemId id);
 extern void bt_verify_init(void);
 
 /* handler.c: is it one of ours? */
