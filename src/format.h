@@ -40,7 +40,7 @@
  * with its header (short where it can be, compressed where it would be), the
  * bytes of a fixed-length value, a cstring with its zero.  NULLs are NULLs.
  * Unless the index was made with hide_tids = off, t_tid of its leaf tuples is
- * the row's TID (block << 16 | offset) under a permutation keyed by the DEK.
+ * the row's TID (block << 12 | offset) under a permutation keyed by the DEK.
  *
  * A wrapped data key is nonce | ciphertext (32) | tag, and so is an older table
  * key of a table, sealed under the one that followed it.

@@ -11,6 +11,7 @@
  */
 #include "postgres.h"
 
+#include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
@@ -29,6 +30,21 @@ column_find_proc(BtColumn *column, Oid left, Oid right, FmgrInfo *function)
 	fmgr_info_cxt(proc, function, column->index->context);
 }
 
+/* Is the comparison function of a column one of those that need no call? */
+static BtOrder
+column_order(const BtColumn *column)
+{
+	PGFunction	function = column->compare.fn_addr;
+
+	if (function == btint2cmp)
+		return BT_ORDER_INT16;
+	if (function == btint4cmp || function == date_cmp)
+		return BT_ORDER_INT32;
+	if (function == btint8cmp || function == timestamp_cmp)
+		return BT_ORDER_INT64;
+	return BT_ORDER_CALL;
+}
+
 /* Take in what the index says of a column */
 void
 bt_column_init(BtColumn *column, BtIndex *index, Relation real,
@@ -39,7 +55,8 @@ bt_column_init(BtColumn *column, BtIndex *index, Relation real,
 	column->tag = T_Invalid;
 	column->attno = attno;
 	column->key = attno <= IndexRelationGetNumberOfKeyAttributes(real);
-	memcpy(column->cookie, bt_cookie(), sizeof(column->cookie));
+	bt_cookie_make();
+	memcpy(column->cookie, bt_cookie, BT_COOKIE_LEN);
 	column->index = index;
 	column->type = att->atttypid;
 	column->typlen = att->attlen;
@@ -48,6 +65,9 @@ bt_column_init(BtColumn *column, BtIndex *index, Relation real,
 	column->typstorage = att->attstorage;
 	column->compression = att->attcompression;
 	column->aad_dek = -1;
+	if (att->attbyval)
+		SET_VARSIZE_SHORT(&column->fixed_header, VARHDRSZ_SHORT +
+						  CMEK_AEAD_OVERHEAD + att->attlen);
 	if (!column->key)
 		return;
 	column->opfamily = real->rd_opfamily[attno - 1];
@@ -55,6 +75,7 @@ bt_column_init(BtColumn *column, BtIndex *index, Relation real,
 	column->collation = real->rd_indcollation[attno - 1];
 	column_find_proc(column, column->opcintype, column->opcintype,
 					 &column->compare);
+	column->order = column_order(column);
 }
 
 /* Does it still say the same? */

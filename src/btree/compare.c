@@ -33,8 +33,6 @@ BtActivity *bt_activity = NULL;
 typedef struct Side
 {
 	Datum		value;
-	bool		is_plain;
-	BtPlain		plain;
 	void	   *allocated;
 	BtBuffer	buffer;
 } Side;
@@ -46,7 +44,7 @@ column_of_function(const FmgrInfo *flinfo)
 	BtColumn   *column = (BtColumn *) flinfo->fn_expr;
 
 	if (unlikely(column == NULL || column->tag != T_Invalid) ||
-		memcmp(column->cookie, bt_cookie(), sizeof(column->cookie)) != 0)
+		memcmp(column->cookie, bt_cookie, BT_COOKIE_LEN) != 0)
 		return NULL;
 	return column;
 }
@@ -109,34 +107,61 @@ static inline void
 open_side(Side *side, BtColumn *column, Datum sealed, bool maybe_at_hand)
 {
 	side->allocated = NULL;
-	if (!maybe_at_hand || !is_at_hand(column, sealed, &side->value))
+	if ((!maybe_at_hand || !is_at_hand(column, sealed, &side->value)) &&
+		!bt_open_fixed(column, sealed, &side->value))
 		side->value = bt_open(column, sealed, &side->buffer, &side->allocated);
+}
+
+/* Compare two integers of which a column's comparison function looks at all */
+#define COMPARE(get, a, b) \
+	(get(a) < get(b) ? -1 : get(a) > get(b))
+
+/* Compare two values of a column by its own function */
+static inline int32
+compare_values(BtColumn *column, Datum a, Datum b)
+{
+	switch (column->order)
+	{
+		case BT_ORDER_INT16:
+			return COMPARE(DatumGetInt16, a, b);
+		case BT_ORDER_INT32:
+			return COMPARE(DatumGetInt32, a, b);
+		case BT_ORDER_INT64:
+			return COMPARE(DatumGetInt64, a, b);
+		case BT_ORDER_CALL:
+			break;
+	}
+	return DatumGetInt32(FunctionCall2Coll(&column->compare, column->collation,
+										   a, b));
 }
 
 /* Two search arguments; they may be of different types */
 static int32
-compare_plain(const Side *a, const Side *b)
+compare_plain(const BtPlain *a, const BtPlain *b)
 {
-	BtColumn   *column = a->plain.column;
-	FmgrInfo   *function = bt_column_proc(column, a->plain.type, b->plain.type);
+	BtColumn   *column = a->column;
+	FmgrInfo   *function = bt_column_proc(column, a->type, b->type);
 
 	return DatumGetInt32(FunctionCall2Coll(function, column->collation,
-										   a->plain.value, b->plain.value));
+										   a->value, b->value));
 }
 
 /* A sealed datum and a search argument */
-static int32
-compare_argument(Datum sealed, const Side *argument)
+static inline int32
+compare_argument(Datum sealed, const BtPlain *argument)
 {
-	BtColumn   *column = argument->plain.column;
+	BtColumn   *column = argument->column;
 	Side		side;
 	int32		result;
 
 	open_side(&side, column, sealed, false);
-	result = DatumGetInt32(FunctionCall2Coll(argument->plain.compare,
-											 column->collation, side.value,
-											 argument->plain.value));
-	if (side.allocated)
+	if (likely(argument->compare == &column->compare))
+		result = compare_values(column, side.value, argument->value);
+	else
+		result = DatumGetInt32(FunctionCall2Coll(argument->compare,
+												 column->collation, side.value,
+												 argument->value));
+	if (unlikely(side.allocated))
 		pfree(side.allocated);
 	return result;
 }
@@ -151,11 +176,10 @@ bt_compare_in(BtColumn *column, Datum a, Datum b)
 
 	open_side(&left, column, a, false);
 	open_side(&right, column, b, true);
-	result = DatumGetInt32(FunctionCall2Coll(&column->compare, column->collation,
-											 left.value, right.value));
-	if (left.allocated)
+	result = compare_values(column, left.value, right.value);
+	if (unlikely(left.allocated))
 		pfree(left.allocated);
-	if (right.allocated)
+	if (unlikely(right.allocated))
 		pfree(right.allocated);
 	return result;
 }
@@ -164,18 +188,17 @@ bt_compare_in(BtColumn *column, Datum a, Datum b)
 static int32
 bt_compare(FmgrInfo *flinfo, Datum a, Datum b)
 {
-	Side		left;
-	Side		right;
+	BtPlain		room[2];
+	const BtPlain *left = bt_plain(a, &room[0]);
+	const BtPlain *right = bt_plain(b, &room[1]);
 	int32		result;
 
-	left.is_plain = bt_read_plain(a, &left.plain);
-	right.is_plain = bt_read_plain(b, &right.plain);
-	if (right.is_plain)
-		return left.is_plain ? compare_plain(&left, &right) :
-			compare_argument(a, &right);
-	if (!left.is_plain)
+	if (right != NULL)
+		return left != NULL ? compare_plain(left, right) :
+			compare_argument(a, right);
+	if (left == NULL)
 		return bt_compare_in(find_column(flinfo, a), a, b);
-	result = compare_argument(b, &left);
+	result = compare_argument(b, left);
 	INVERT_COMPARE_RESULT(result);
 	return result;
 }

@@ -19,54 +19,44 @@
 #include "access/heaptoast.h"
 #include "access/itup.h"
 #include "access/toast_internals.h"
-#include "access/tupmacs.h"
 #include "miscadmin.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
 #include "btree/internal.h"
 
-/* Random bytes of this process */
-const uint8 *
-bt_cookie(void)
+uint8		bt_cookie[BT_COOKIE_LEN];
+
+/*
+ * Make the cookie.  Called before a process has its first column; without a
+ * column there is nothing to compare, so nobody looks at a cookie of zeros.
+ */
+void
+bt_cookie_make(void)
 {
-	static uint8 cookie[sizeof(((BtPlain *) NULL)->cookie)];
 	static pid_t made_by = 0;
 
 	if (made_by != MyProcPid)
 	{
-		cmek_random(cookie, sizeof(cookie));
+		cmek_random(bt_cookie, BT_COOKIE_LEN);
 		made_by = MyProcPid;
 	}
-	return cookie;
 }
 
-/* A search argument; the value must outlive it */
+/* A search argument, in room for it or palloc'd; the value must outlive it */
 Datum
-bt_plain_argument(BtColumn *column, Datum value, Oid type)
+bt_plain_argument(BtColumn *column, Datum value, Oid type, BtPlain *room)
 {
-	BtPlain    *plain = palloc0(sizeof(BtPlain));
+	BtPlain    *plain = room ? room : palloc(sizeof(BtPlain));
 
+	memset(plain, 0, sizeof(BtPlain));
 	SET_VARSIZE(plain, sizeof(BtPlain));
-	memcpy(plain->cookie, bt_cookie(), sizeof(plain->cookie));
+	memcpy(plain->cookie, bt_cookie, BT_COOKIE_LEN);
 	plain->column = column;
 	plain->value = value;
 	plain->type = OidIsValid(type) ? type : column->opcintype;
 	plain->compare = bt_column_proc(column, column->opcintype, plain->type);
 	return PointerGetDatum(plain);
-}
-
-/* Is it a search argument?  Short datums, as nearly all sealed ones are, not */
-bool
-bt_read_plain(Datum datum, BtPlain *plain)
-{
-	struct varlena *d = (struct varlena *) DatumGetPointer(datum);
-
-	if (likely(!VARATT_IS_4B_U(d)) || VARSIZE_4B(d) != sizeof(BtPlain))
-		return false;
-	/* nbtree puts them into arrays, where they are not aligned */
-	memcpy(plain, d, sizeof(BtPlain));
-	return memcmp(plain->cookie, bt_cookie(), sizeof(plain->cookie)) == 0;
 }
 
 /* A varlena as stock nbtree stores it: inline, compressed when long, short */
@@ -116,22 +106,15 @@ bt_stored_form(BtColumn *column, Datum value, Size *len)
 	return value;
 }
 
-/*
- * The associated data of a column, made once: narrow stores just before the
- * cipher's wide load of them would make it wait.
- */
-static inline const CmekIndexAad *
-datum_aad(BtColumn *column, const CmekDek *dek)
+/* Make the associated data of a column */
+void
+bt_column_aad_make(BtColumn *column, const CmekDek *dek)
 {
-	if (unlikely(column->aad_dek != dek->id))
-	{
-		memcpy(column->aad.structure, dek->structure,
-			   sizeof(column->aad.structure));
-		column->aad.column = column->attno +
-			(column->key ? 0 : CMEK_INDEX_INCLUDED);
-		column->aad_dek = dek->id;
-	}
-	return &column->aad;
+	memcpy(column->aad.structure, dek->structure,
+		   sizeof(column->aad.structure));
+	column->aad.column = column->attno +
+		(column->key ? 0 : CMEK_INDEX_INCLUDED);
+	column->aad_dek = dek->id;
 }
 
 /*
@@ -142,7 +125,7 @@ static Datum
 bt_seal(BtColumn *column, CmekDek *dek, Datum stored, Size len)
 {
 	Size		payload = len + CMEK_AEAD_OVERHEAD;
-	const CmekIndexAad *aad = datum_aad(column, dek);
+	const CmekIndexAad *aad = bt_column_aad(column, dek);
 	char	   *sealed;
 	char		byval[sizeof(Datum)];
 	const char *from = DatumGetPointer(stored);
@@ -227,7 +210,7 @@ bt_try_open(BtColumn *column, Datum sealed, char *room, Size size,
 	if (!sealed_bytes(sealed, &bytes, &len) || len > size)
 		return false;
 	if (!cmek_aead_open(dek->aead, room, bytes, len,
-						datum_aad(column, dek), sizeof(CmekIndexAad)) ||
+						bt_column_aad(column, dek), sizeof(CmekIndexAad)) ||
 		!opened_is_sane(column, room, len))
 		return false;
 	cmek_counters.unseals++;

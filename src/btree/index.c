@@ -308,14 +308,13 @@ index_find(Relation real)
 static bytea *
 shadow_options(BtIndex *index, Relation real)
 {
-	Size		size;
+	bytea	   *options = real->rd_options ? real->rd_options :
+		bt_default_options();
+	Size		size = VARSIZE(options);
 
-	if (real->rd_options == NULL)
-		return NULL;
-	size = VARSIZE(real->rd_options);
 	if (index->options == NULL || VARSIZE(index->options) != size)
 		index->options = MemoryContextAlloc(index->context, size);
-	memcpy(index->options, real->rd_options, size);
+	memcpy(index->options, options, size);
 	return index->options;
 }
 
@@ -374,34 +373,12 @@ bt_report_no_key(BtIndex *index)
 			 errhint("REINDEX INDEX %s;", name ? name : "...")));
 }
 
-/* Is the DEK that we know still where we found it? */
-static inline CmekDek *
-dek_at_position(BtIndex *index)
-{
-	CmekKeyRing *ring = index->ring;
-
-	if (likely(index->position < ring->ndeks))
-	{
-		CmekDek    *dek = &ring->deks[index->position];
-
-		if (likely(dek->id == index->dek_id &&
-				   dek->kind == CMEK_STRUCTURE_INDEX))
-			return dek;
-	}
-	return NULL;
-}
-
-/*
- * The DEK of an index that was entered, wherever the ring has it now: user
- * code inside a comparison may have had the ring read again.
- */
+/* The DEK of an index, when the ring was read again and has it elsewhere */
 CmekDek *
-bt_dek(BtIndex *index)
+bt_dek_moved(BtIndex *index)
 {
-	CmekDek    *dek = dek_at_position(index);
+	CmekDek    *dek;
 
-	if (likely(dek != NULL))
-		return dek;
 	dek = cmek_keyring_peek_index(index->ring, index->relid);
 	if (dek == NULL || dek->id != index->dek_id)
 		ereport(ERROR,
@@ -417,7 +394,7 @@ static inline bool
 index_is_unlocked(BtIndex *index)
 {
 	return index->ring != NULL && cmek_keyring_is_good(index->ring) &&
-		dek_at_position(index) != NULL;
+		bt_dek_at_position(index) != NULL;
 }
 
 /*

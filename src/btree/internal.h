@@ -14,6 +14,7 @@
 #include "access/nbtree.h"
 #include "access/relscan.h"
 #include "access/tableam.h"
+#include "access/tupmacs.h"
 #include "fmgr.h"
 #include "utils/rel.h"
 #include "utils/sortsupport.h"
@@ -22,6 +23,9 @@
 #include "compat.h"
 #include "format.h"
 #include "keys/keys.h"
+
+/* Random bytes of a process (datum.c) */
+#define BT_COOKIE_LEN 16
 
 /* How to compare two types of a column's operator family */
 typedef struct BtProc
@@ -34,6 +38,15 @@ typedef struct BtProc
 
 struct BtIndex;
 
+/* Comparison functions that are so simple that we do without the call */
+typedef enum BtOrder
+{
+	BT_ORDER_CALL,				/* none of them: call it */
+	BT_ORDER_INT16,
+	BT_ORDER_INT32,
+	BT_ORDER_INT64
+} BtOrder;
+
 /*
  * A column of a sealed index: its real type.  nbtree copies FmgrInfos and
  * clears their fn_extra, but keeps fn_expr; so that is where our comparison
@@ -44,7 +57,7 @@ typedef struct BtColumn
 	NodeTag		tag;			/* no node's */
 	AttrNumber	attno;
 	bool		key;			/* or INCLUDEd */
-	uint8		cookie[16];
+	uint8		cookie[BT_COOKIE_LEN];
 	struct BtIndex *index;
 	/* what is stored */
 	Oid			type;
@@ -58,6 +71,9 @@ typedef struct BtColumn
 	Oid			opcintype;
 	Oid			collation;
 	FmgrInfo	compare;		/* opcintype, opcintype */
+	BtOrder		order;			/* what "compare" does */
+	/* first byte of a sealed datum, where that is always the same; else 0 */
+	uint8		fixed_header;
 	BtProc	   *others;
 	/* its associated data, for the DEK of this id; -1: not made yet */
 	int64		aad_dek;
@@ -124,8 +140,37 @@ bt_activity_end(BtActivity *activity)
 extern BtIndex *bt_enter_keyless(Relation real);
 extern BtIndex *bt_enter(Relation real);
 extern bool bt_planner_may_enter(Relation real);
-extern CmekDek *bt_dek(BtIndex *index);
+extern CmekDek *bt_dek_moved(BtIndex *index);
 extern void bt_index_init(void);
+
+/* Is the DEK that we know still where we found it? */
+static inline CmekDek *
+bt_dek_at_position(const BtIndex *index)
+{
+	const CmekKeyRing *ring = index->ring;
+
+	if (likely(index->position < ring->ndeks))
+	{
+		CmekDek    *dek = &ring->deks[index->position];
+
+		if (likely(dek->id == index->dek_id &&
+				   dek->kind == CMEK_STRUCTURE_INDEX))
+			return dek;
+	}
+	return NULL;
+}
+
+/*
+ * The DEK of an index that was entered, wherever the ring has it now: user
+ * code inside a comparison may have had the ring read again.
+ */
+static inline CmekDek *
+bt_dek(BtIndex *index)
+{
+	CmekDek    *dek = bt_dek_at_position(index);
+
+	return likely(dek != NULL) ? dek : bt_dek_moved(index);
+}
 
 /* ---------- column.c: the real types ---------- */
 extern void bt_column_init(BtColumn *column, BtIndex *index, Relation real,
@@ -147,16 +192,69 @@ typedef struct BtPlain
 {
 	int32		vl_len_;
 	int32		unused;
-	uint8		cookie[16];
+	uint8		cookie[BT_COOKIE_LEN];
 	BtColumn   *column;
 	Datum		value;
 	Oid			type;			/* of the operator family */
 	FmgrInfo   *compare;		/* (opcintype, type) */
 } BtPlain;
 
-extern const uint8 *bt_cookie(void);
-extern Datum bt_plain_argument(BtColumn *column, Datum value, Oid type);
-extern bool bt_read_plain(Datum datum, BtPlain *plain);
+extern uint8 bt_cookie[BT_COOKIE_LEN];
+extern void bt_cookie_make(void);
+extern void bt_column_aad_make(BtColumn *column, const CmekDek *dek);
+extern Datum bt_plain_argument(BtColumn *column, Datum value, Oid type,
+							   BtPlain *room);
+
+/*
+ * The search argument that a datum is, NULL when it is none.  Short datums, as
+ * nearly all sealed ones are, are none.  nbtree puts arguments into arrays,
+ * where they are not aligned; "room" is for a copy.
+ */
+static inline const BtPlain *
+bt_plain(Datum datum, BtPlain *room)
+{
+	const BtPlain *plain = (const BtPlain *) DatumGetPointer(datum);
+
+	if (likely(!VARATT_IS_4B_U(plain)) || VARSIZE_4B(plain) != sizeof(BtPlain))
+		return NULL;
+	if (unlikely(datum != TYPEALIGN(sizeof(Datum), datum)))
+		plain = memcpy(room, plain, sizeof(BtPlain));
+	return memcmp(plain->cookie, bt_cookie, BT_COOKIE_LEN) == 0 ? plain : NULL;
+}
+
+/*
+ * The associated data of a column, made once: narrow stores just before the
+ * cipher's wide load of them would make it wait.
+ */
+static inline const CmekIndexAad *
+bt_column_aad(BtColumn *column, const CmekDek *dek)
+{
+	if (unlikely(column->aad_dek != dek->id))
+		bt_column_aad_make(column, dek);
+	return &column->aad;
+}
+
+/*
+ * Open a sealed datum of a type passed by value, as most keys are: bt_open
+ * without its choices.  False when it is none, or does not authenticate.
+ */
+static inline bool
+bt_open_fixed(BtColumn *column, Datum sealed, Datum *value)
+{
+	const uint8 *bytes = (const uint8 *) DatumGetPointer(sealed);
+	CmekDek    *dek = bt_dek(column->index);
+	Datum		room;
+
+	if (unlikely(bytes[0] != column->fixed_header || bytes[0] == 0) ||
+		unlikely(!cmek_aead_open(dek->aead, &room, bytes + VARHDRSZ_SHORT,
+								 column->typlen, bt_column_aad(column, dek),
+								 sizeof(CmekIndexAad))))
+		return false;
+	cmek_counters.unseals++;
+	*value = fetch_att(&room, true, column->typlen);
+	return true;
+}
+
 extern Datum bt_stored_form(BtColumn *column, Datum value, Size *len);
 extern bool bt_try_open(BtColumn *column, Datum sealed, char *room, Size size,
 						Datum *value);
@@ -170,7 +268,9 @@ extern void bt_seal_values(BtActivity *activity, Datum *values, bool *isnull,
 extern int32 bt_compare_in(BtColumn *column, Datum a, Datum b);
 
 /* ---------- scankey.c ---------- */
-extern ScanKey bt_convert_keys(BtIndex *index, ScanKey keys, int nkeys);
+extern bool bt_key_needs_memory(ScanKey key);
+extern void bt_convert_keys(BtIndex *index, ScanKey keys, int nkeys,
+							ScanKey converted, BtPlain *arguments);
 
 /* ---------- tid.c: permuted TIDs ---------- */
 #define BT_TID_BATCH 8
@@ -200,6 +300,7 @@ extern IndexBuildResult *bt_build(Relation heap, Relation index,
 								  struct IndexInfo *info);
 extern void bt_buildempty(Relation index);
 extern bytea *bt_options(Datum reloptions, bool validate);
+extern bytea *bt_default_options(void);
 extern void bt_build_init(void);
 extern IndexBulkDeleteResult *bt_bulkdelete(IndexVacuumInfo *info,
 											IndexBulkDeleteResult *stats,
@@ -212,7 +313,9 @@ extern IndexTuple bt_scan_entry(IndexScanDesc scan);
 extern IndexTuple bt_open_tuple(BtIndex *index, TupleDesc desc,
 								IndexTuple sealed);
 
-/* ---------- verify.c ---------- */
+/* ---------- page.c, verify.c ---------- */
+extern bool bt_page_is_sound(Page page);
+extern bool bt_item_is_sound(Page page, ItemId id);
 extern void bt_verify_init(void);
 
 /* handler.c: is it one of ours? */

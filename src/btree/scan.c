@@ -26,7 +26,9 @@ typedef struct BtScan
 	IndexScanDesc inner;
 	BtIndex    *index;			/* NULL: of an unbound table */
 	bool		recheck;
-	MemoryContext keys;			/* converted keys */
+	ScanKey		keys;			/* converted, nbtree copies them */
+	BtPlain    *arguments;		/* theirs */
+	MemoryContext arrays;		/* those of lists and row comparisons */
 	MemoryContext tuple;		/* the opened tuple of an index-only scan */
 	/* TIDs that were shown ahead of their turn */
 	int			next;
@@ -42,6 +44,8 @@ bt_beginscan(Relation rel, int nkeys, int norderbys)
 	IndexScanDesc scan = RelationGetIndexScan(rel, nkeys, norderbys);
 	BtScan	   *self = palloc0(sizeof(BtScan));
 
+	self->keys = palloc(nkeys * sizeof(ScanKeyData));
+	self->arguments = palloc(nkeys * sizeof(BtPlain));
 	self->inner = btbeginscan(&index->shadow, nkeys, norderbys);
 	scan->opaque = self;
 	scan->xs_itupdesc = RelationGetDescr(rel);
@@ -103,6 +107,22 @@ scan_wants_recheck(IndexScanDesc scan)
 		  scan->xs_snapshot->snapshot_type == SNAPSHOT_DIRTY);
 }
 
+/* Convert the keys; most need no memory but what the scan has from the start */
+static ScanKey
+scan_convert_keys(BtScan *self, ScanKey keys, int nkeys)
+{
+	MemoryContext old = CurrentMemoryContext;
+	bool		needs_memory = false;
+
+	for (int i = 0; i < nkeys; i++)
+		needs_memory |= bt_key_needs_memory(&keys[i]);
+	if (needs_memory)
+		MemoryContextSwitchTo(scan_context(self, &self->arrays));
+	bt_convert_keys(self->index, keys, nkeys, self->keys, self->arguments);
+	MemoryContextSwitchTo(old);
+	return self->keys;
+}
+
 static void
 bt_rescan(IndexScanDesc scan, ScanKey keys, int nkeys, ScanKey orderbys,
 		  int norderbys)
@@ -121,12 +141,8 @@ bt_rescan(IndexScanDesc scan, ScanKey keys, int nkeys, ScanKey orderbys,
 	bt_activity_begin(&activity, self->index);
 	if (keys && scan->numberOfKeys > 0)
 	{
-		MemoryContext old;
-
 		memmove(scan->keyData, keys, scan->numberOfKeys * sizeof(ScanKeyData));
-		old = MemoryContextSwitchTo(scan_context(self, &self->keys));
-		converted = bt_convert_keys(self->index, keys, scan->numberOfKeys);
-		MemoryContextSwitchTo(old);
+		converted = scan_convert_keys(self, keys, scan->numberOfKeys);
 	}
 	self->recheck = scan_wants_recheck(scan);
 	scan_copy_in(self->inner, scan);
@@ -277,10 +293,12 @@ bt_endscan(IndexScanDesc scan)
 
 	btendscan(self->inner);
 	IndexScanEnd(self->inner);
-	if (self->keys)
-		MemoryContextDelete(self->keys);
+	if (self->arrays)
+		MemoryContextDelete(self->arrays);
 	if (self->tuple)
 		MemoryContextDelete(self->tuple);
+	pfree(self->arguments);
+	pfree(self->keys);
 	pfree(self);
 }
 

@@ -17,7 +17,7 @@
 
 #include "btree/internal.h"
 
-static void convert_key(BtIndex *index, ScanKey key);
+static void convert_key(BtIndex *index, ScanKey key, BtPlain *room);
 
 /* The members of a row comparison; they use the three-way function */
 static void
@@ -34,7 +34,7 @@ convert_row(BtIndex *index, ScanKey key)
 	members = (ScanKey) DatumGetPointer(key->sk_argument);
 	for (int i = 0; i < n; i++)
 	{
-		convert_key(index, &members[i]);
+		convert_key(index, &members[i], NULL);
 		members[i].sk_func =
 			index->procs[(members[i].sk_attno - 1) * BTNProcs + BTORDER_PROC - 1];
 	}
@@ -63,15 +63,15 @@ convert_array(BtColumn *column, Datum argument, Oid type, Oid sealed_type)
 		type = column->opcintype;
 	for (int i = 0; i < n; i++)
 		if (!nulls[i])
-			values[i] = bt_plain_argument(column, values[i], type);
+			values[i] = bt_plain_argument(column, values[i], type, NULL);
 	return PointerGetDatum(construct_md_array(values, nulls, 1, &n, &lower,
 											  sealed_type, -1, false,
 											  TYPALIGN_INT));
 }
 
-/* One key */
+/* One key; its argument goes into "room", if there is some */
 static void
-convert_key(BtIndex *index, ScanKey key)
+convert_key(BtIndex *index, ScanKey key, BtPlain *room)
 {
 	BtColumn   *column = &index->columns[key->sk_attno - 1];
 	Oid			type = key->sk_subtype;
@@ -92,17 +92,22 @@ convert_key(BtIndex *index, ScanKey key)
 		return;
 	key->sk_argument = key->sk_flags & SK_SEARCHARRAY ?
 		convert_array(column, key->sk_argument, type, index->sealed_type) :
-		bt_plain_argument(column, key->sk_argument, type);
+		bt_plain_argument(column, key->sk_argument, type, room);
 }
 
-/* Convert all keys, in the current memory context */
-ScanKey
-bt_convert_keys(BtIndex *index, ScanKey keys, int nkeys)
+/* Does a key take memory of the current context to convert? */
+bool
+bt_key_needs_memory(ScanKey key)
 {
-	ScanKey		converted = palloc(nkeys * sizeof(ScanKeyData));
+	return (key->sk_flags & (SK_ROW_HEADER | SK_SEARCHARRAY)) != 0;
+}
 
+/* Convert keys, into room for as many keys and their arguments */
+void
+bt_convert_keys(BtIndex *index, ScanKey keys, int nkeys, ScanKey converted,
+				BtPlain *arguments)
+{
 	memcpy(converted, keys, nkeys * sizeof(ScanKeyData));
 	for (int i = 0; i < nkeys; i++)
-		convert_key(index, &converted[i]);
-	return converted;
+		convert_key(index, &converted[i], &arguments[i]);
 }

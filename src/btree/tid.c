@@ -3,9 +3,14 @@
  * tid.c
  *	  TIDs of index entries: hidden on the way in, shown on the way out.
  *
- * A TID is 48 bits, put through a permutation that the index's DEK keys.  What
- * core would not take for the TID of a row is not in the domain: we walk on
- * until we are back in it, in either direction, so it stays a permutation.
+ * The TID of a row has 32 bits of block and 12 of offset, put through a
+ * permutation that the index's DEK keys.  What core would not take for the TID
+ * of a row is not in the domain: we walk on until we are back in it, in either
+ * direction, so it stays a permutation.
+ *
+ * So the four high bits of the offset are zero in hidden TIDs, too.  nbtree has
+ * flags there for tuples that the header calls a pivot or a list of TIDs: a
+ * damaged header cannot make it take a hidden TID for the place of a list.
  *
  * nbtree itself looks at rows only through the table's index functions, when
  * it checks uniqueness and when it looks for dead entries to delete; BtHeap is
@@ -21,27 +26,38 @@
 
 #include "btree/internal.h"
 
-/* Can it be the TID of a row?  (htup_details.h, itemptr.h: reserved offsets) */
+#define OFFSET_BITS 12
+#define OFFSET_MASK ((1 << OFFSET_BITS) - 1)
+
+StaticAssertDecl(OFFSET_BITS + 32 == CMEK_PERMUTE_BITS, "TIDs fit");
+StaticAssertDecl(MaxHeapTuplesPerPage <= OFFSET_MASK, "offsets fit");
+StaticAssertDecl(OFFSET_MASK == BT_OFFSET_MASK, "nbtree's flags are zero");
+
+/* Can it be the TID of a row? */
 static inline bool
 in_domain(uint64 tid)
 {
-	OffsetNumber offset = tid & 0xFFFF;
-
-	return offset != InvalidOffsetNumber && offset != SpecTokenOffsetNumber &&
-		offset != MovedPartitionsOffsetNumber && tid >> 16 != InvalidBlockNumber;
+	return (tid & OFFSET_MASK) != InvalidOffsetNumber &&
+		tid >> OFFSET_BITS != InvalidBlockNumber;
 }
 
+/* The number of a TID; ERROR for one that no entry of ours has */
 static inline uint64
-tid_get(const ItemPointerData *tid)
+tid_get(BtIndex *index, const ItemPointerData *tid)
 {
-	return ((uint64) ItemPointerGetBlockNumberNoCheck(tid) << 16) |
-		ItemPointerGetOffsetNumberNoCheck(tid);
+	OffsetNumber offset = ItemPointerGetOffsetNumberNoCheck(tid);
+
+	if (unlikely(offset > OFFSET_MASK))
+		bt_report_damaged(index);
+	return ((uint64) ItemPointerGetBlockNumberNoCheck(tid) << OFFSET_BITS) |
+		offset;
 }
 
 static inline void
 tid_set(ItemPointer tid, uint64 value)
 {
-	ItemPointerSet(tid, (BlockNumber) (value >> 16), value & 0xFFFF);
+	ItemPointerSet(tid, (BlockNumber) (value >> OFFSET_BITS),
+				   value & OFFSET_MASK);
 }
 
 /*
@@ -61,10 +77,11 @@ void
 bt_hide_tid(BtIndex *index, ItemPointer tid)
 {
 	CmekDek    *dek = bt_dek(index);
-	uint64		value = tid_get(tid);
+	uint64		value;
 
 	if (!dek->hide_tids)
 		return;
+	value = tid_get(index, tid);
 	cmek_permute(dek->permutation, &value, 1, false);
 	tid_set(tid, walk(dek, value, false));
 }
@@ -80,7 +97,7 @@ bt_show_tids(BtIndex *index, ItemPointerData *tids, int n)
 		return;
 	Assert(n <= BT_TID_BATCH);
 	for (int i = 0; i < n; i++)
-		values[i] = tid_get(&tids[i]);
+		values[i] = tid_get(index, &tids[i]);
 	cmek_permute(dek->permutation, values, n, true);
 	for (int i = 0; i < n; i++)
 		tid_set(&tids[i], walk(dek, values[i], true));

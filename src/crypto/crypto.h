@@ -93,10 +93,12 @@ extern bool cmek_certificate_thumbprints(const char *pem, uint8 *sha1,
 										 uint8 *sha256);
 
 /* ----------
- * A keyed permutation of 48-bit numbers (permute.c).  Its key is derived from
+ * A keyed permutation of 44-bit numbers (permute.c).  Its key is derived from
  * a data key, and good for nothing else.
  * ----------
  */
+#define CMEK_PERMUTE_BITS 44
+
 typedef struct CmekPermutation CmekPermutation;
 
 extern CmekPermutation *cmek_permutation_create(const uint8 *key);

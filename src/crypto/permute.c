@@ -1,10 +1,10 @@
 /*-------------------------------------------------------------------------
  *
  * permute.c
- *	  A keyed permutation of 48-bit numbers.
+ *	  A keyed permutation of 44-bit numbers.
  *
- * Ten Feistel rounds over two halves of 24 bits; the round function is
- * AES-128 of (half, round), cut to 24 bits.  The key is derived from another
+ * Ten Feistel rounds over two halves of 22 bits; the round function is
+ * AES-128 of (half, round), cut to 22 bits.  The key is derived from another
  * one (HMAC-SHA256 over a label of its own), so that it is of no use for
  * anything else, and nothing else for it.
  *
@@ -31,8 +31,8 @@
 #define AES128_KEY_LEN 16
 #define AES128_ROUND_KEYS 11
 #define AES_BLOCK_LEN 16
-#define HALF_BITS 24
-#define HALF_MASK 0xFFFFFF
+#define HALF_BITS (CMEK_PERMUTE_BITS / 2)
+#define HALF_MASK ((1 << HALF_BITS) - 1)
 #define LANES 8
 
 struct CmekPermutation
