@@ -287,10 +287,14 @@ typedef struct BtHeap
 	Relation	real;
 	Relation	real_index;
 	BtIndex    *index;
+	BlockNumber new_block;		/* of the row that is inserted, if any */
 } BtHeap;
 
 extern Relation bt_heap_begin(BtHeap *heap, Relation real, Relation real_index,
 							  BtIndex *index);
+
+/* ---------- delete.c: entries that may go with killed ones ---------- */
+extern void bt_add_neighbours(const BtHeap *heap, TM_IndexDeleteOp *op);
 
 /* ---------- write.c, build.c, vacuum.c, scan.c ---------- */
 extern bool bt_insert(Relation index, Datum *values, bool *isnull,

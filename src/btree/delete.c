@@ -1,0 +1,117 @@
+/*-------------------------------------------------------------------------
+ *
+ * delete.c
+ *	  Entries that may go, too, when a full leaf page loses its killed ones.
+ *
+ * nbtree asks the table about killed entries, and in passing about those which
+ * lead to the same blocks: looking at a row beside one that is looked at costs
+ * next to nothing.  It tells blocks by TIDs, which are hidden here, so it finds
+ * none; we find them for it.
+ *
+ * Only ever adds to the question.  The answer, which of them are dead to
+ * everybody, is the table's.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "storage/bufmgr.h"
+
+#include "btree/internal.h"
+
+static int
+block_cmp(const void *a, const void *b)
+{
+	BlockNumber left = *(const BlockNumber *) a;
+	BlockNumber right = *(const BlockNumber *) b;
+
+	return (left > right) - (left < right);
+}
+
+/* The blocks that the table will look at; the new row's is in memory anyhow */
+static int
+visited_blocks(const BtHeap *heap, const TM_IndexDeleteOp *op,
+			   BlockNumber *blocks)
+{
+	int			n = 0;
+
+	blocks[n++] = heap->new_block;
+	for (int i = 0; i < op->ndeltids; i++)
+	{
+		if (op->status[op->deltids[i].id].knowndeletable)
+			blocks[n++] = ItemPointerGetBlockNumber(&op->deltids[i].tid);
+	}
+	qsort(blocks, n, sizeof(BlockNumber), block_cmp);
+	return n;
+}
+
+/* The entries of the page which nbtree does not ask about: where, and for what */
+static int
+other_entries(const TM_IndexDeleteOp *op, OffsetNumber *offsets,
+			  ItemPointerData *tids)
+{
+	bool		asked[MaxIndexTuplesPerPage + 1] = {false};
+	Buffer		buffer = ReadBuffer(op->irel, op->iblknum);
+	Page		page = BufferGetPage(buffer);
+	OffsetNumber last = Min(PageGetMaxOffsetNumber(page), MaxIndexTuplesPerPage);
+	int			n = 0;
+
+	for (int i = 0; i < op->ndeltids; i++)
+		asked[op->status[op->deltids[i].id].idxoffnum] = true;
+	for (OffsetNumber at = P_FIRSTDATAKEY(BTPageGetOpaque(page)); at <= last; at++)
+	{
+		IndexTuple	entry = (IndexTuple) PageGetItem(page, PageGetItemId(page, at));
+
+		/* no entry of ours is a list, whatever its header says */
+		if (asked[at] || BTreeTupleIsPosting(entry))
+			continue;
+		offsets[n] = at;
+		tids[n++] = entry->t_tid;
+	}
+	ReleaseBuffer(buffer);
+	return n;
+}
+
+/* Ask about one entry more */
+static void
+add_entry(TM_IndexDeleteOp *op, OffsetNumber offset, const ItemPointerData *tid)
+{
+	TM_IndexDelete *entry = &op->deltids[op->ndeltids];
+	TM_IndexStatus *status = &op->status[op->ndeltids];
+
+	entry->tid = *tid;
+	entry->id = op->ndeltids++;
+	status->idxoffnum = offset;
+	status->knowndeletable = false;
+	status->promising = false;
+	status->freespace = 0;
+}
+
+/*
+ * Add the entries which lead to blocks of killed ones.  TIDs in "op" are shown
+ * already.  nbtree holds the exclusive lock of the page.
+ */
+void
+bt_add_neighbours(const BtHeap *heap, TM_IndexDeleteOp *op)
+{
+	BlockNumber *blocks = palloc((op->ndeltids + 1) * sizeof(BlockNumber));
+	int			nblocks = visited_blocks(heap, op, blocks);
+	OffsetNumber offsets[MaxIndexTuplesPerPage];
+	ItemPointerData tids[MaxIndexTuplesPerPage];
+	int			n = other_entries(op, offsets, tids);
+
+	op->deltids = repalloc(op->deltids,
+						   (op->ndeltids + n) * sizeof(TM_IndexDelete));
+	op->status = repalloc(op->status,
+						  (op->ndeltids + n) * sizeof(TM_IndexStatus));
+	for (int i = 0; i < n; i += BT_TID_BATCH)
+		bt_show_tids(heap->index, &tids[i], Min(BT_TID_BATCH, n - i));
+	for (int i = 0; i < n; i++)
+	{
+		BlockNumber block = ItemPointerGetBlockNumber(&tids[i]);
+
+		if (bsearch(&block, blocks, nblocks, sizeof(BlockNumber), block_cmp))
+			add_entry(op, offsets[i], &tids[i]);
+	}
+	pfree(blocks);
+}
