@@ -317,6 +317,9 @@ extern IndexTuple bt_scan_entry(IndexScanDesc scan);
 extern IndexTuple bt_open_tuple(BtIndex *index, TupleDesc desc,
 								IndexTuple sealed);
 
+/* ---------- cluster.c ---------- */
+extern void bt_cluster_init(void);
+
 /* ---------- page.c, verify.c ---------- */
 extern bool bt_page_is_sound(Page page);
 extern bool bt_item_is_sound(Page page, ItemId id);
