@@ -72,24 +72,47 @@ other_entries(const TM_IndexDeleteOp *op, OffsetNumber *offsets,
 	return n;
 }
 
-/* Ask about one entry more */
+/*
+ * Ask about these entries, too.  Both what is asked already and these are in the
+ * order of the page; nbtree takes the ids for that order, so all of them get
+ * new ones.
+ */
 static void
-add_entry(TM_IndexDeleteOp *op, OffsetNumber offset, const ItemPointerData *tid)
+merge_entries(TM_IndexDeleteOp *op, const OffsetNumber *offsets,
+			  const ItemPointerData *tids, int n)
 {
-	TM_IndexDelete *entry = &op->deltids[op->ndeltids];
-	TM_IndexStatus *status = &op->status[op->ndeltids];
+	int			total = op->ndeltids + n;
+	TM_IndexDelete *entries = palloc(total * sizeof(TM_IndexDelete));
+	TM_IndexStatus *statuses = palloc0(total * sizeof(TM_IndexStatus));
+	int			old = 0;
+	int			new = 0;
 
-	entry->tid = *tid;
-	entry->id = op->ndeltids++;
-	status->idxoffnum = offset;
-	status->knowndeletable = false;
-	status->promising = false;
-	status->freespace = 0;
+	for (int i = 0; i < total; i++)
+	{
+		if (new == n || (old < op->ndeltids &&
+						 op->status[old].idxoffnum < offsets[new]))
+		{
+			entries[i].tid = op->deltids[old].tid;
+			statuses[i] = op->status[old++];
+		}
+		else
+		{
+			entries[i].tid = tids[new];
+			statuses[i].idxoffnum = offsets[new++];
+		}
+		entries[i].id = i;
+	}
+	pfree(op->deltids);
+	pfree(op->status);
+	op->deltids = entries;
+	op->status = statuses;
+	op->ndeltids = total;
 }
 
 /*
  * Add the entries which lead to blocks of killed ones.  TIDs in "op" are shown
- * already.  nbtree holds the exclusive lock of the page.
+ * already, and in the order of the page.  nbtree holds the exclusive lock of
+ * the page.
  */
 void
 bt_add_neighbours(const BtHeap *heap, TM_IndexDeleteOp *op)
@@ -99,11 +122,8 @@ bt_add_neighbours(const BtHeap *heap, TM_IndexDeleteOp *op)
 	OffsetNumber offsets[MaxIndexTuplesPerPage];
 	ItemPointerData tids[MaxIndexTuplesPerPage];
 	int			n = other_entries(op, offsets, tids);
+	int			kept = 0;
 
-	op->deltids = repalloc(op->deltids,
-						   (op->ndeltids + n) * sizeof(TM_IndexDelete));
-	op->status = repalloc(op->status,
-						  (op->ndeltids + n) * sizeof(TM_IndexStatus));
 	for (int i = 0; i < n; i += BT_TID_BATCH)
 		bt_show_tids(heap->index, &tids[i], Min(BT_TID_BATCH, n - i));
 	for (int i = 0; i < n; i++)
@@ -111,7 +131,12 @@ bt_add_neighbours(const BtHeap *heap, TM_IndexDeleteOp *op)
 		BlockNumber block = ItemPointerGetBlockNumber(&tids[i]);
 
 		if (bsearch(&block, blocks, nblocks, sizeof(BlockNumber), block_cmp))
-			add_entry(op, offsets[i], &tids[i]);
+		{
+			offsets[kept] = offsets[i];
+			tids[kept++] = tids[i];
+		}
 	}
+	if (kept > 0)
+		merge_entries(op, offsets, tids, kept);
 	pfree(blocks);
 }
