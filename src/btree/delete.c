@@ -60,10 +60,12 @@ other_entries(const TM_IndexDeleteOp *op, OffsetNumber *offsets,
 		asked[op->status[op->deltids[i].id].idxoffnum] = true;
 	for (OffsetNumber at = P_FIRSTDATAKEY(BTPageGetOpaque(page)); at <= last; at++)
 	{
-		IndexTuple	entry = (IndexTuple) PageGetItem(page, PageGetItemId(page, at));
+		ItemId		id = PageGetItemId(page, at);
+		IndexTuple	entry = (IndexTuple) PageGetItem(page, id);
 
-		/* no entry of ours is a list, whatever its header says */
-		if (asked[at] || BTreeTupleIsPosting(entry))
+		/* a damaged one is not for an insert to find */
+		if (asked[at] || !bt_item_is_sound(page, id) ||
+			ItemPointerGetOffsetNumberNoCheck(&entry->t_tid) > BT_OFFSET_MASK)
 			continue;
 		offsets[n] = at;
 		tids[n++] = entry->t_tid;
