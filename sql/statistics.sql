@@ -179,6 +179,35 @@ SELECT pg_temp.in_clear();
 SELECT count(*) > 0 AS sealed FROM cmek.stats WHERE tablename = 'r';
 SELECT count(*) FROM cmek.exposures WHERE "table" = 'stat_s.r'::regclass;
 
+-- an error of somebody's function is the statement's: all that was begun ends with it
+CREATE FUNCTION stat_s.fails(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$
+	BEGIN
+		IF current_setting('stat.fails', true) = 'yes' THEN RAISE 'it fails'; END IF;
+		RETURN $1;
+	END $$;
+CREATE INDEX r_fails ON stat_s.r (stat_s.fails(id));
+SET stat.fails = 'yes';
+\set VERBOSITY terse
+ANALYZE stat_s.r;
+SELECT 'no transaction is open' AS "after it";
+DO $$
+	BEGIN
+		CREATE TEMP TABLE before (a int);
+		BEGIN
+			INSERT INTO before VALUES (1);
+			ANALYZE stat_s.r;
+		EXCEPTION WHEN raise_exception THEN
+			RAISE WARNING 'caught: %', SQLERRM;
+		END;
+		INSERT INTO before VALUES (2);
+	END $$;
+SELECT a FROM before;
+RESET stat.fails;
+\set VERBOSITY default
+ANALYZE stat_s.r;
+SELECT count(*) > 0 AS sealed FROM cmek.stats WHERE tablename = 'r_fails';
+DROP INDEX stat_s.r_fails;
+
 -- extended statistics have no hook
 CREATE STATISTICS stat_s.fails ON id, name FROM stat_s.r;
 CREATE STATISTICS stat_s.fails ON id, v FROM stat_s.p1;
