@@ -167,5 +167,30 @@ sql("CREATE VIEW seen_$_ AS SELECT * FROM secret_$_; GRANT SELECT ON seen_$_ TO 
 is(told('spy', 'seen_cmek_heap'), told('spy', 'seen_heap'), 'a view is as a view of a plain table');
 
 $session->quit;
+
+# ---------------------------------------------------------------------
+# Another extension with the same hooks, loaded before and after
+# ---------------------------------------------------------------------
+
+sql("CREATE TABLE hooked (a int, b text) USING cmek_heap; INSERT INTO hooked SELECT i % 10, 'b' || i FROM generate_series(1, 3000) i;
+	CREATE INDEX hooked_e ON hooked ((upper(b))); ANALYZE hooked");
+for my $libraries ('cmek_test_planner, cmek', 'cmek, cmek_test_planner')
+{
+	$node->append_conf('postgresql.conf', "shared_preload_libraries = '$libraries'");
+	$node->restart;
+	my $plan = sub {
+		my ($set) = @_;
+		my ($rc, $out, $err) = $node->psql('postgres', "$set; EXPLAIN SELECT * FROM hooked WHERE a = 3 AND upper(b) < 'B2'");
+		return ($out =~ /rows=(\d+) width=(\d+)/, $err);
+	};
+	my ($expected, $width, $asked) = $plan->('SELECT');
+	like($asked, qr/asked for column 1 of hooked\n/, "$libraries: the other is asked for a column");
+	like($asked, qr/asked for column 1 of hooked_e\n/, '... and for an expression');
+	cmp_ok($expected, '>', 50, '... and where it knows nothing, sealed statistics are served');
+	cmp_ok($width, '<', 100, '... widths, too');
+	my ($guessed, $given) = $plan->("SET cmek_test_planner.knows_nothing_of = 'hooked'");
+	cmp_ok($guessed, '<', 50, '... what it decides stands');
+	cmp_ok($given, '>=', 4711, '... for widths, too');
+}
 $node->stop;
 done_testing();
