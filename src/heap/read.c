@@ -284,8 +284,17 @@ copy_block(CMEK_ANALYZE_NEXT_PARAMS(scan, inner))
 	/* those of an ANALYZE that failed are gone with its memory */
 	analyzed.nrows = analyzed.next = 0;
 	while (stock_analyze_next_tuple(CMEK_ANALYZE_NEXT_ARGS(scan, inner)))
+	{
+		/* line pointers that somebody changed may share their rows */
+		if (analyzed.nrows == lengthof(analyzed.rows))
+			ereport(ERROR,
+					(errcode(ERRCODE_DATA_CORRUPTED),
+					 errmsg("page %u of table \"%s\" has more rows than fit",
+							ItemPointerGetBlockNumber(&inner->tts_tid),
+							RelationGetRelationName(scan->rs_rd))));
 		analyzed.rows[analyzed.nrows++] =
 			heap_copytuple(((BufferHeapTupleTableSlot *) inner)->base.tuple);
+	}
 	MemoryContextSwitchTo(old);
 }
 
