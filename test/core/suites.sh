@@ -13,7 +13,7 @@ out=$work/out
 short=${CMEK_CORE_SHORT:-}
 statistics=${CMEK_CORE_STATISTICS:-sealed}
 # what tests CREATE STATISTICS or reads pg_statistic gets them in clear
-in_clear="alter_generic alter_table create_index create_table_like
+in_clear="alter_generic alter_table create_index create_table_like generated
 	generated_stored generated_virtual json jsonb object_address rowsecurity
 	stats_ext stats_import"
 passed=0
