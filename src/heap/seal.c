@@ -239,7 +239,7 @@ row_try_open_from_buffer(CmekKeyRing *ring, HeapTuple sealed, Buffer buf,
 						 char *plain)
 {
 	bool		good = row_try_open_into(ring, sealed, plain);
-	/* ANALYZE holds the lock already: nothing is torn then */
+	/* whoever holds the lock already sees nothing torn */
 	bool		again = BufferIsValid(buf) && !heap_holds_lwlock() &&
 		row_len_is_sane(sealed);
 	uint32		last = 0;

@@ -157,7 +157,7 @@ slot_take_inner(TupleTableSlot *slot, Relation rel, CmekKeyRing *ring)
 
 /*
  * The ring of a pending row, renewed when its lease was lost meanwhile; but
- * not while a page is locked (ANALYZE): that is no place to wait for a KMS.
+ * not while a page is locked: that is no place to wait for a KMS.
  */
 static CmekKeyRing *
 slot_ring(SealedSlot *s)
