@@ -493,7 +493,7 @@ extern void cmek_progress_init(void);
 /* visits.c: the keeper sends visitors to databases */
 extern Size cmek_visits_shmem_size(void);
 extern void cmek_visits_shmem_init(void);
-extern void cmek_visits_run(CmekInstant now);
+extern CmekInstant cmek_visits_run(CmekInstant now);
 
 /* stop.c */
 extern void cmek_stop_init(void);
