@@ -180,6 +180,7 @@ is(sqlstate($node, $restore), 'KM001', "restoring a table asks at once, $_") for
 $aws->tell('state', arn => $key, state => 'Enabled');
 is(sqlstate($node, $restore), '', 'EnableKey: restoring does, too');
 ttl(1);
+ok(until_true("SELECT class = 'ok' FROM cmek.key_watch WHERE server = 'a'") && until_true('SELECT cmek.events_waiting() = 0'), 'and it is on record');
 
 # ---------------------------------------------------------------------
 # Each of them
