@@ -173,6 +173,17 @@ sleep(2);
 sql('CREATE EXTENSION cmek', 'plain');
 ok(until_true('SELECT count(*) = 1 FROM cmek.key_events', 'plain'), 'CREATE EXTENSION later');
 
+# A table is bound while a visitor, who has looked at all keys, writes down an
+# event from before: the key is watched from then on, not after an hour
+my $writer = $node->background_psql('plain');
+$writer->query_safe('BEGIN; LOCK TABLE cmek.key_event IN ACCESS EXCLUSIVE MODE');
+sql("CREATE SERVER k FOREIGN DATA WRAPPER cmek_file OPTIONS (key_file '$file')", 'plain');
+ok(until_true(q{SELECT count(*) = 1 FROM pg_locks WHERE NOT granted AND relation = 'cmek.key_event'::regclass}, 'plain'), 'a visitor waits');
+sql(q{CREATE TABLE t (a int) USING cmek_heap WITH (cmek.key = 'k')}, 'plain');
+$writer->query_safe('COMMIT');
+$writer->quit;
+ok(until_true(q{SELECT count(*) = 1 FROM cmek.key_watch WHERE server = 'k' AND class = 'ok'}, 'plain'), 'a key that is bound meanwhile is watched');
+
 # ---------------------------------------------------------------------
 # A start while every KMS is away: the server is up, others are served
 # ---------------------------------------------------------------------
