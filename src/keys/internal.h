@@ -369,6 +369,8 @@ extern Oid	cmek_server_of_key(const char *name);
  */
 extern void cmek_table_key_open(const CmekTableKeyRow *row, uint8 *key,
 								CmekLease *lease);
+extern void cmek_table_key_open_now(const CmekTableKeyRow *row, uint8 *key,
+									CmekLease *lease);
 extern bool cmek_table_key_try_open(const CmekTableKeyRow *row, uint8 *key,
 									CmekLease *lease);
 extern void cmek_table_key_generate(Oid relid, Oid serverid, int32 version,
