@@ -44,15 +44,16 @@ fuzz:
 # the long forms: CMEK_RANDOM_ROUNDS, CMEK_RANDOM_STEPS, CMEK_SQLSMITH_QUERIES
 test-random:
 	@CMEK_RANDOM_ROUNDS=$${CMEK_RANDOM_ROUNDS:-20} CMEK_RANDOM_STEPS=$${CMEK_RANDOM_STEPS:-1000} \
-		CMEK_SQLSMITH_QUERIES=$${CMEK_SQLSMITH_QUERIES:-20000} CMEK_TEST_ONLY='07[05]_*' bash $(srcdir)/test/run.sh
+		CMEK_SQLSMITH_QUERIES=$${CMEK_SQLSMITH_QUERIES:-20000} CMEK_TEST_SUITE=random CMEK_TEST_ONLY='07[05]_*' bash $(srcdir)/test/run.sh
 test-tamper:
-	@CMEK_TAMPER_BITS=8 CMEK_TEST_ONLY='*_tamper*' bash $(srcdir)/test/run.sh
+	@CMEK_TAMPER_BITS=8 CMEK_HEADER_FLIPS=$${CMEK_HEADER_FLIPS:-300} CMEK_TEST_SUITE=tamper \
+		CMEK_TEST_ONLY='@(*_tamper*|057_*)' bash $(srcdir)/test/run.sh
 matrix:
 	@bash $(srcdir)/test/matrix/run.sh
 results:
 	@bash $(srcdir)/test/results.sh
 test-faults:
-	@CMEK_TEST_ONLY='06[0-4]_*' CMEK_FAULT_ROUNDS=$${CMEK_FAULT_ROUNDS:-50} bash $(srcdir)/test/run.sh
+	@CMEK_TEST_SUITE=faults CMEK_TEST_ONLY='06[0-4]_*' CMEK_FAULT_ROUNDS=$${CMEK_FAULT_ROUNDS:-50} bash $(srcdir)/test/run.sh
 test-assert test-san:
 	@bash $(srcdir)/test/checked/run.sh $(@:test-%=%)
 # needs some 30 GB below /tmp; sizes: CMEK_SNAPSHOT_MB

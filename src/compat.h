@@ -320,6 +320,7 @@ typedef uint32 CmekWriteOptions;
 	oldheap, newheap, index, use_sort, OldestXmin, snapshot, xid_cutoff, \
 	multi_cutoff, num_tuples, tups_vacuumed, tups_recently_dead
 #define CMEK_REWRITE_IS_CONCURRENT (snapshot != NULL)
+#define CMEK_TUPLE_DESC_FINALIZE(desc) TupleDescFinalize(desc)
 #define PROGRESS_CLUSTER_PHASE PROGRESS_REPACK_PHASE
 #define PROGRESS_CLUSTER_INDEX_RELID PROGRESS_REPACK_INDEX_RELID
 #define PROGRESS_CLUSTER_HEAP_TUPLES_SCANNED \
@@ -332,6 +333,9 @@ typedef uint32 CmekWriteOptions;
 	PROGRESS_REPACK_PHASE_SEQ_SCAN_HEAP
 #define PROGRESS_CLUSTER_PHASE_INDEX_SCAN_HEAP \
 	PROGRESS_REPACK_PHASE_INDEX_SCAN_HEAP
+#define PROGRESS_CLUSTER_PHASE_SORT_TUPLES PROGRESS_REPACK_PHASE_SORT_TUPLES
+#define PROGRESS_CLUSTER_PHASE_WRITE_NEW_HEAP \
+	PROGRESS_REPACK_PHASE_WRITE_NEW_HEAP
 #else
 #define CMEK_FETCH_BEGIN_PARAMS(rel) Relation rel
 #define CMEK_FETCH_BEGIN_ARGS(rel) rel
@@ -379,6 +383,7 @@ typedef int CmekWriteOptions;
 	oldheap, newheap, index, use_sort, OldestXmin, xid_cutoff, \
 	multi_cutoff, num_tuples, tups_vacuumed, tups_recently_dead
 #define CMEK_REWRITE_IS_CONCURRENT false
+#define CMEK_TUPLE_DESC_FINALIZE(desc) ((void) (desc))
 #endif
 
 /* ddl/: 19 replaced the hook that sees what the planner knows of a table */

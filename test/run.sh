@@ -7,6 +7,7 @@
 #
 #   PG_CONFIG        test this server (default: the newest one installed)
 #   CMEK_TEST_ONLY   only tests whose name matches this pattern: 'heap_*'
+#   CMEK_TEST_SUITE  record the result under this name (set by the long forms)
 #   CMEK_TEST_AM     heap: run the SQL tests of the sealed heap on plain heap
 #   CMEK_TEST_JOBS   TAP tests at a time
 #   CMEK_KEEP        keep the private directory
@@ -49,9 +50,10 @@ if [ $status != 0 ] && [ -d "$work/out" ]; then
 	say "what failed is in ${build#"$top"/}/results"
 fi
 if [ -s "$work/summary" ]; then
-	if [ -z "${CMEK_TEST_ONLY:-}${CMEK_TEST_AM:-}" ]; then
+	# a selection that nobody named is no suite
+	if [ -n "${CMEK_TEST_SUITE:-}" ] || [ -z "${CMEK_TEST_ONLY:-}${CMEK_TEST_AM:-}" ]; then
 		read -r passed _ failed _ <"$work/summary"
-		results_record test "$("$PG_CONFIG" --version | awk '{ print $2 }')" \
+		results_record "${CMEK_TEST_SUITE:-test}" "$("$PG_CONFIG" --version | awk '{ print $2 }')" \
 			"$passed" "$failed"
 	fi
 	cat "$work/summary"

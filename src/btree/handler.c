@@ -44,5 +44,6 @@ cmek_btree_init(void)
 {
 	bt_index_init();
 	bt_build_init();
+	bt_cluster_init();
 	bt_verify_init();
 }

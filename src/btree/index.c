@@ -214,6 +214,7 @@ shadow_make_desc(BtIndex *index, Relation real)
 		TupleDescInitEntry(desc, i + 1,
 						   NameStr(TupleDescAttr(RelationGetDescr(real), i)->attname),
 						   index->sealed_type, -1, 0);
+	CMEK_TUPLE_DESC_FINALIZE(desc);
 	desc->tdrefcount = -1;
 	index->shadow.rd_att = desc;
 }

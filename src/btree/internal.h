@@ -292,10 +292,14 @@ typedef struct BtHeap
 	Relation	real;
 	Relation	real_index;
 	BtIndex    *index;
+	BlockNumber new_block;		/* of the row that is inserted, if any */
 } BtHeap;
 
 extern Relation bt_heap_begin(BtHeap *heap, Relation real, Relation real_index,
 							  BtIndex *index);
+
+/* ---------- delete.c: entries that may go with killed ones ---------- */
+extern void bt_add_neighbours(const BtHeap *heap, TM_IndexDeleteOp *op);
 
 /* ---------- write.c, build.c, vacuum.c, scan.c ---------- */
 extern bool bt_insert(Relation index, Datum *values, bool *isnull,
@@ -317,6 +321,9 @@ extern void bt_scan_set_callbacks(IndexAmRoutine *am);
 extern IndexTuple bt_scan_entry(IndexScanDesc scan);
 extern IndexTuple bt_open_tuple(BtIndex *index, TupleDesc desc,
 								IndexTuple sealed);
+
+/* ---------- cluster.c ---------- */
+extern void bt_cluster_init(void);
 
 /* ---------- page.c, verify.c ---------- */
 extern bool bt_page_is_sound(Page page);

@@ -175,6 +175,8 @@ heap_index_delete_tuples(Relation rel, TM_IndexDeleteOp *op)
 
 	for (int i = 0; i < op->ndeltids; i++)
 		bt_show_tid(heap->index, &op->deltids[i].tid);
+	if (!op->bottomup && bt_dek(heap->index)->hide_tids)
+		bt_add_neighbours(heap, op);
 	op->irel = heap->real_index;
 	horizon = heap->real->rd_tableam->index_delete_tuples(heap->real, op);
 	op->irel = shadow;
@@ -200,5 +202,6 @@ bt_heap_begin(BtHeap *heap, Relation real, Relation real_index, BtIndex *index)
 	heap->real = real;
 	heap->real_index = real_index;
 	heap->index = index;
+	heap->new_block = InvalidBlockNumber;
 	return &heap->rel;
 }

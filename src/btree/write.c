@@ -42,9 +42,10 @@ bt_insert(Relation rel, Datum *values, bool *isnull, ItemPointer tid,
 	bt_activity_begin(&activity, index);
 	bt_seal_values(&activity, values, isnull, plain, sealed);
 	bt_hide_tid(index, &hidden);
+	bt_heap_begin(&shadow_heap, heap, rel, index);
+	shadow_heap.new_block = ItemPointerGetBlockNumber(tid);
 	result = btinsert(&index->shadow, sealed, isnull, &hidden,
-					  bt_heap_begin(&shadow_heap, heap, rel, index),
-					  unique, unchanged, info);
+					  &shadow_heap.rel, unique, unchanged, info);
 	for (int i = 0; i < index->natts; i++)
 	{
 		if (!isnull[i] && index->columns[i].typlen == -1 && plain[i] != values[i])

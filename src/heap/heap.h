@@ -57,6 +57,25 @@ typedef struct CmekAnalyzeHooks
 
 extern PGDLLIMPORT const CmekAnalyzeHooks *cmek_analyze_hooks;
 
+/*
+ * How btree/ sorts rows as one of its indexes does, with nothing in clear
+ * outside memory; set when the library is loaded.  "begin" gives NULL for a
+ * table that can have no row; "get" gives a copy.
+ */
+typedef struct CmekClusterSort CmekClusterSort;
+
+typedef struct CmekClusterHooks
+{
+	CmekClusterSort *(*begin) (Relation heap, Relation index);
+	void		(*put) (CmekClusterSort *sort, HeapTuple sealed,
+						HeapTuple logical);
+	void		(*perform) (CmekClusterSort *sort);
+	HeapTuple	(*get) (CmekClusterSort *sort);
+	void		(*end) (CmekClusterSort *sort);
+} CmekClusterHooks;
+
+extern PGDLLIMPORT const CmekClusterHooks *cmek_cluster_hooks;
+
 /* The logical row of a sealed one, palloc'd; NULL when it does not open */
 extern HeapTuple cmek_heap_try_open(Relation rel, HeapTuple sealed);
 

@@ -9,8 +9,9 @@
  * TOAST table, has its rows re-formed: core throws away what they rely on.
  * That needs the key.
  *
- * CLUSTER always reads through the index, also where core would rather sort:
- * a sort would spill plain rows into temporary files.
+ * CLUSTER reads through the index or sorts, by core's own estimate.  A sort is
+ * btree/'s, for core's would spill plain rows into temporary files; it needs
+ * the key.
  *
  *-------------------------------------------------------------------------
  */
@@ -24,6 +25,7 @@
 #include "access/xact.h"
 #include "commands/progress.h"
 #include "miscadmin.h"
+#include "optimizer/optimizer.h"
 #include "pgstat.h"
 #include "storage/bufmgr.h"
 #include "utils/memutils.h"
@@ -31,6 +33,8 @@
 #include "utils/snapmgr.h"
 
 #include "heap/internal.h"
+
+const CmekClusterHooks *cmek_cluster_hooks = NULL;
 
 /* ----------
  * TOAST chunks
@@ -130,6 +134,7 @@ typedef struct RowCopy
 	Relation	newheap;
 	Relation	oldshadow;
 	RewriteState rewrite;
+	CmekClusterSort *sort;		/* or NULL */
 	TransactionId oldest_xmin;
 	bool		reform;
 	MemoryContext context;		/* for one row */
@@ -228,6 +233,31 @@ row_is_needed(RowCopy *copy, TupleTableSlot *slot, HeapTuple tuple)
 	return false;
 }
 
+/* Put a row version into the new table */
+static void
+row_write(RowCopy *copy, HeapTuple tuple)
+{
+	MemoryContext old = MemoryContextSwitchTo(copy->context);
+	HeapTuple	newtup;
+
+	newtup = copy->reform ? row_reform(copy, tuple) : heap_copytuple(tuple);
+	MemoryContextSwitchTo(old);
+	rewrite_heap_tuple(copy->rewrite, tuple, newtup);
+}
+
+/* Hand a row version to the sort */
+static void
+row_sort(RowCopy *copy, HeapTuple tuple)
+{
+	MemoryContext old = MemoryContextSwitchTo(copy->context);
+	HeapTuple	logical = row_open(copy->oldheap, tuple);
+
+	MemoryContextSwitchTo(old);
+	cmek_cluster_hooks->put(copy->sort, tuple, logical);
+	pgstat_progress_update_param(PROGRESS_CLUSTER_HEAP_TUPLES_SCANNED,
+								 copy->tuples);
+}
+
 /* Copy the row version in a slot */
 static void
 row_copy_one(RowCopy *copy, TupleTableSlot *slot)
@@ -238,21 +268,20 @@ row_copy_one(RowCopy *copy, TupleTableSlot *slot)
 	};
 	int64		done[2];
 	HeapTuple	tuple = ExecFetchSlotHeapTuple(slot, false, NULL);
-	HeapTuple	newtup;
-	MemoryContext old;
 
 	CHECK_FOR_INTERRUPTS();
 	if (!row_is_needed(copy, slot, tuple))
 		return;
-	old = MemoryContextSwitchTo(copy->context);
-	newtup = copy->reform ? row_reform(copy, tuple) : heap_copytuple(tuple);
-	MemoryContextSwitchTo(old);
-	rewrite_heap_tuple(copy->rewrite, tuple, newtup);
-	MemoryContextReset(copy->context);
-
 	copy->tuples += 1;
-	done[0] = done[1] = copy->tuples;
-	pgstat_progress_update_multi_param(2, params, done);
+	if (copy->sort)
+		row_sort(copy, tuple);
+	else
+	{
+		row_write(copy, tuple);
+		done[0] = done[1] = copy->tuples;
+		pgstat_progress_update_multi_param(2, params, done);
+	}
+	MemoryContextReset(copy->context);
 }
 
 /* In the order of an index */
@@ -309,6 +338,52 @@ rows_copy_by_block(RowCopy *copy)
 	ExecDropSingleTupleTableSlot(slot);
 }
 
+/* In the order of an index, by a sort */
+static void
+rows_copy_sorted(RowCopy *copy, Relation index)
+{
+	double		written = 0;
+
+	copy->sort = cmek_cluster_hooks->begin(copy->oldheap, index);
+	if (copy->sort == NULL)
+		return;
+	rows_copy_by_block(copy);
+	pgstat_progress_update_param(PROGRESS_CLUSTER_PHASE,
+								 PROGRESS_CLUSTER_PHASE_SORT_TUPLES);
+	cmek_cluster_hooks->perform(copy->sort);
+	pgstat_progress_update_param(PROGRESS_CLUSTER_PHASE,
+								 PROGRESS_CLUSTER_PHASE_WRITE_NEW_HEAP);
+	for (;;)
+	{
+		MemoryContext old = MemoryContextSwitchTo(copy->context);
+		HeapTuple	tuple = cmek_cluster_hooks->get(copy->sort);
+
+		MemoryContextSwitchTo(old);
+		CHECK_FOR_INTERRUPTS();
+		if (tuple == NULL)
+			break;
+		row_write(copy, tuple);
+		MemoryContextReset(copy->context);
+		written += 1;
+		pgstat_progress_update_param(PROGRESS_CLUSTER_HEAP_TUPLES_WRITTEN,
+									 written);
+	}
+	cmek_cluster_hooks->end(copy->sort);
+	copy->sort = NULL;
+}
+
+/*
+ * Does core think that a sort is faster?  It asks itself of its own b-trees
+ * only; with another index than a sealed b-tree we follow the index.
+ */
+static bool
+sort_is_faster(Relation oldheap, Relation index)
+{
+	return cmek_index_is_sealed != NULL && cmek_index_is_sealed(index) &&
+		plan_cluster_use_sort(RelationGetRelid(oldheap),
+							  RelationGetRelid(index));
+}
+
 /*
  * Copy the rows of a sealed table, and its TOAST.  Core swaps TOAST tables by
  * content when both tables have one, so the pointers of rows that are copied
@@ -321,10 +396,12 @@ rewrite_rows(RowCopy *copy, Relation newshadow, Relation index,
 	copy->rewrite = begin_heap_rewrite(copy->oldshadow, newshadow,
 									   copy->oldest_xmin, xid_cutoff,
 									   multi_cutoff);
-	if (index)
-		rows_copy_by_index(copy, index);
-	else
+	if (index == NULL)
 		rows_copy_by_block(copy);
+	else if (sort_is_faster(copy->oldheap, index))
+		rows_copy_sorted(copy, index);
+	else
+		rows_copy_by_index(copy, index);
 	end_heap_rewrite(copy->rewrite);
 	cmek_stop("rewrite-rows");
 

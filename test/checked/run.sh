@@ -23,6 +23,7 @@
 
 . "$(dirname "${BASH_SOURCE[0]}")/../lib/common.sh"
 . "$top/test/lib/source.sh"
+. "$top/test/lib/results.sh"
 
 kind=$1
 passes=()
@@ -167,5 +168,8 @@ for pass in "${passes[@]}"; do
 	run_pass "$pass"
 	count_reports
 done
+[ -n "${CMEK_TEST_ONLY:-}${CMEK_CHECKED_PASSES:-}" ] ||
+	results_record "$kind" "$("$PG_CONFIG" --version | awk '{ print $2 }')" \
+		"$passed" "$failed"
 echo "$passed passed, $failed failed"
 [ $failed = 0 ]

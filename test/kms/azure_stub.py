@@ -60,17 +60,22 @@ class Version:
         modulus = openssl(["rsa", "-in", self.file, "-noout", "-modulus"]).decode().strip().partition("=")[2]
         self.modulus = bytes.fromhex(modulus)
 
+    def key_wrap(self, direction, data):
+        # since 3.5 openssl takes it from a file only
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(data)
+            file.flush()
+            return openssl(["enc", "-id-aes256-wrap", "-K", self.key.hex(), "-iv", "A6" * 8, "-in", file.name] + direction)
+
     def wrap(self, algorithm, data):
         if self.kty == "oct-HSM":
-            return openssl(["enc", "-id-aes256-wrap", "-K", self.key.hex(), "-iv", "A6" * 8], data) \
-                if algorithm == "A256KW" else None
+            return self.key_wrap([], data) if algorithm == "A256KW" else None
         return openssl(["pkeyutl", "-encrypt", "-inkey", self.file] + OAEP, data) \
             if algorithm == "RSA-OAEP-256" else None
 
     def unwrap(self, algorithm, data):
         if self.kty == "oct-HSM":
-            return openssl(["enc", "-d", "-id-aes256-wrap", "-K", self.key.hex(), "-iv", "A6" * 8], data) \
-                if algorithm == "A256KW" else None
+            return self.key_wrap(["-d"], data) if algorithm == "A256KW" else None
         return openssl(["pkeyutl", "-decrypt", "-inkey", self.file] + OAEP, data) \
             if algorithm == "RSA-OAEP-256" else None
 

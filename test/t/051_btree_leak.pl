@@ -81,10 +81,19 @@ for my $kind (qw(plain sealed))
 		INSERT INTO spill_$kind SELECT } . with_marker($marker{$kind}) . qq{ || i FROM generate_series(1, 40000) i;
 		SET maintenance_work_mem = '1MB';
 		SET max_parallel_maintenance_workers = 0;
-		CREATE INDEX ON spill_$kind (spill_look('} . reverse($marker{$kind}) . qq{', k))});
-	my ($spilled) = $stderr =~ /spilled (\d+)/;
-	cmp_ok($spilled || 0, '>=', 1000, "$kind: the sort had spilled");
-	is(($spilled || 0) % 1000 > 0 ? 1 : 0, $kind eq 'plain' ? 1 : 0, "$kind: marker in what was spilled");
+		CREATE INDEX spill_i_$kind ON spill_$kind (spill_look('} . reverse($marker{$kind}) . qq{', k));
+		SET enable_indexscan = off;
+		DO 'BEGIN RAISE WARNING \$a\$next\$a\$; END';
+		CLUSTER spill_$kind USING spill_i_$kind});
+	my @part = split(/WARNING:  next/, $stderr);
+	for my $what ('a build', 'CLUSTER')
+	{
+		# of CLUSTER the first: the index is built anew in the end
+		my ($spilled) = (shift(@part) // '') =~ /spilled (\d+)/;
+
+		cmp_ok($spilled || 0, '>=', 1000, "$kind: the sort of $what had spilled");
+		is(($spilled || 0) % 1000 > 0 ? 1 : 0, $kind eq 'plain' ? 1 : 0, "$kind: marker in what $what spilled");
+	}
 }
 $node->safe_psql('postgres', 'DROP TABLE spill_plain, spill_sealed');
 

@@ -48,6 +48,34 @@ cmp_ok(dead_items('k_id'), '>', 900, 'and entries of dead rows are killed');
 is(one("$by_index SELECT count(t) FROM k WHERE id > 0"), '1000', 'the rest is found again');
 is(one("INSERT INTO k SELECT i, 'y' FROM generate_series(1, 2000) i WHERE i % 2 = 0; $by_index SELECT count(t) FROM k WHERE id > 0"), '2000', 'and what comes in their place');
 
+# Dead entries which no scan has killed go with killed ones that lead to the
+# same blocks, wherever they are in the page; as many as without hidden TIDs.
+# Rows that live stay.
+sub churn
+{
+	my ($hide) = @_;
+	my $t = "churn_$hide";
+
+	return one(qq{CREATE TABLE $t (key int, data text) USING cmek_heap; CREATE INDEX ${t}_key ON $t (key) WITH (hide_tids = $hide);
+		INSERT INTO $t VALUES (-1, 'one page'), (1000, 'it stays');
+		SET enable_seqscan = off; SET enable_indexonlyscan = off; SET enable_bitmapscan = off;
+		DO \$\$ BEGIN
+			FOR i IN 1 .. 100 LOOP
+				BEGIN
+					PERFORM FROM $t WHERE key BETWEEN 4 AND 40 AND data > '';
+					PERFORM FROM $t WHERE key BETWEEN 45 AND 97 AND data > '';
+					INSERT INTO $t SELECT g, 'not for long' FROM generate_series(1, 100) g;
+					RAISE division_by_zero;
+				EXCEPTION WHEN division_by_zero THEN NULL;
+				END;
+			END LOOP;
+		END \$\$;
+		SELECT pg_relation_size('${t}_key'), count(*) FILTER (WHERE data > '') FROM $t WHERE key > -5;
+		SELECT count(*) FROM cmek.verify('$t')});
+}
+is(churn('off'), (2 * PAGE) . "|2\n0", 'without hidden TIDs, entries of aborted rows make room in their page');
+is(churn('on'), (2 * PAGE) . "|2\n0", 'with hidden TIDs as well');
+
 # Versions of rows whose indexed value stays: deleted when a page is full, but
 # not while somebody may need them
 sub grow

@@ -194,6 +194,9 @@ lose_and_find('denied by policy', sub { $aws->tell('allow_user', name => 'db', a
 	sub { $aws->tell('allow_user', name => 'db', actions => ['kms:*']) }, '^denied AccessDenied', 'denied');
 lose_and_find('network down', sub { kill('STOP', $aws->{pid}) },
 	sub { kill('CONT', $aws->{pid}) }, '^unreachable ', 'unreachable');
+# a call that was sent while nobody answered may end, and be told, after the return
+sleep($timeout);
+ok(until_true("SELECT class = 'ok' FROM cmek.key_watch WHERE server = 'a'"), 'no call of then is left');
 lose_and_find('wrong endpoint', sub { endpoint('http://127.0.0.1:' . dead_port()) },
 	sub { endpoint($url) }, '^unreachable ConnectionRefused', 'unreachable');
 lose_and_find('wrong credentials', sub { secret('wrong') },

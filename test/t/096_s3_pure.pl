@@ -13,7 +13,8 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $node = PostgreSQL::Test::Cluster->new('s3pure');
-$node->init;
+# a name of a file is not ASCII
+$node->init(extra => [ '--no-locale', '--encoding=UTF8' ]);
 $node->append_conf('postgresql.conf', "shared_preload_libraries = 'cmek_test_s3'");
 $node->start;
 $node->safe_psql('postgres', 'CREATE EXTENSION cmek_test_s3');

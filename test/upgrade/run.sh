@@ -12,6 +12,7 @@
 #   CMEK_KEEP          keep the private directory
 
 . "$(dirname "${BASH_SOURCE[0]}")/../lib/common.sh"
+. "$top/test/lib/results.sh"
 
 versions="15 17 18"
 declare -A suite=([15]=bookworm [17]=trixie [18]=forky)
@@ -103,5 +104,12 @@ if [ $status != 0 ] && [ -d "$work/out" ]; then
 	cp -a --no-preserve=ownership "$work/out" "$root/results"
 	say "what failed is in ${root#"$top"/}/results"
 fi
-cat "$work/summary" 2>/dev/null || { echo "0 passed, 1 failed"; status=1; }
+if [ -s "$work/summary" ]; then
+	read -r passed _ failed _ <"$work/summary"
+	results_record upgrade 15-18 "$passed" "$failed"
+	cat "$work/summary"
+else
+	echo "0 passed, 1 failed"
+	status=1
+fi
 exit $status
