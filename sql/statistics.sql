@@ -179,6 +179,47 @@ SELECT pg_temp.in_clear();
 SELECT count(*) > 0 AS sealed FROM cmek.stats WHERE tablename = 'r';
 SELECT count(*) FROM cmek.exposures WHERE "table" = 'stat_s.r'::regclass;
 
+-- more rows than the sample has: those are of all parts of the table
+CREATE TABLE stat_s.big (id int, grp int, half int) USING cmek_heap;
+INSERT INTO stat_s.big SELECT i, i % 10, CASE WHEN i % 2 = 0 THEN i END FROM generate_series(1, 40000) i;
+SET default_statistics_target = 10;
+ANALYZE stat_s.big;
+RESET default_statistics_target;
+SELECT reltuples FROM pg_class WHERE oid = 'stat_s.big'::regclass;
+SELECT n_distinct, cardinality(bounds) AS bounds, bounds[1] < 500 AS first, bounds[6] BETWEEN 17000 AND 23000 AS middle, bounds[11] > 39500 AS last, correlation > 0.99 AS in_order
+	FROM (SELECT *, histogram_bounds::int[] AS bounds FROM cmek.stats WHERE tablename = 'big' AND attname = 'id') b;
+SELECT n_distinct, cardinality(most_common_freqs) AS common, (SELECT bool_and(f BETWEEN 0.06 AND 0.14) FROM unnest(most_common_freqs) f) AS alike FROM cmek.stats WHERE tablename = 'big' AND attname = 'grp';
+SELECT null_frac BETWEEN 0.44 AND 0.56 AS half FROM cmek.stats WHERE tablename = 'big' AND attname = 'half';
+
+-- an error of somebody's function is the statement's: all that was begun ends with it
+CREATE FUNCTION stat_s.fails(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$
+	BEGIN
+		IF current_setting('stat.fails', true) = 'yes' THEN RAISE 'it fails'; END IF;
+		RETURN $1;
+	END $$;
+CREATE INDEX r_fails ON stat_s.r (stat_s.fails(id));
+SET stat.fails = 'yes';
+\set VERBOSITY terse
+ANALYZE stat_s.r;
+SELECT 'no transaction is open' AS "after it";
+DO $$
+	BEGIN
+		CREATE TEMP TABLE before (a int);
+		BEGIN
+			INSERT INTO before VALUES (1);
+			ANALYZE stat_s.r;
+		EXCEPTION WHEN raise_exception THEN
+			RAISE WARNING 'caught: %', SQLERRM;
+		END;
+		INSERT INTO before VALUES (2);
+	END $$;
+SELECT a FROM before;
+RESET stat.fails;
+\set VERBOSITY default
+ANALYZE stat_s.r;
+SELECT count(*) > 0 AS sealed FROM cmek.stats WHERE tablename = 'r_fails';
+DROP INDEX stat_s.r_fails;
+
 -- extended statistics have no hook
 CREATE STATISTICS stat_s.fails ON id, name FROM stat_s.r;
 CREATE STATISTICS stat_s.fails ON id, v FROM stat_s.p1;

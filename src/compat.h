@@ -459,14 +459,4 @@ cmek_vacattr_target(VacAttrStats *stats, Relation rel, int attnum)
 #define CMEK_ATTRIBUTE_IS_VIRTUAL(attr) (false)
 #endif
 
-/* ANALYZE comes to a block: of a stream since 17 */
-#if PG_VERSION_NUM >= 170000
-#define CMEK_ANALYZE_BLOCK_PARAMS(scan) TableScanDesc scan, ReadStream *stream
-#define CMEK_ANALYZE_BLOCK_ARGS(scan) scan, stream
-#else
-#define CMEK_ANALYZE_BLOCK_PARAMS(scan) \
-	TableScanDesc scan, BlockNumber blockno, BufferAccessStrategy bstrategy
-#define CMEK_ANALYZE_BLOCK_ARGS(scan) scan, blockno, bstrategy
-#endif
-
 #endif							/* CMEK_COMPAT_H */

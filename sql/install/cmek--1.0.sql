@@ -32,6 +32,7 @@ CREATE TABLE cmek.table_key (
 	sealed		bytea				-- nonce | this table key | tag under that one
 ) USING heap;
 CREATE UNIQUE INDEX table_key_relid_version ON cmek.table_key (relid, version);
+CREATE INDEX table_key_server ON cmek.table_key (server);
 REVOKE ALL ON cmek.table_key FROM PUBLIC;
 
 -- The newest table key of a table, wrapped by other KMS keys as well; id is the

@@ -19,27 +19,22 @@
 #include "access/heaptoast.h"
 #include "access/itup.h"
 #include "access/toast_internals.h"
-#include "miscadmin.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
 #include "btree/internal.h"
 
 uint8		bt_cookie[BT_COOKIE_LEN];
+pid_t		bt_cookie_owner = 0;
 
-/*
- * Make the cookie.  Called before a process has its first column; without a
- * column there is nothing to compare, so nobody looks at a cookie of zeros.
- */
+/* Make the cookie; called before a process has its first column */
 void
 bt_cookie_make(void)
 {
-	static pid_t made_by = 0;
-
-	if (made_by != MyProcPid)
+	if (bt_cookie_owner != MyProcPid)
 	{
 		cmek_random(bt_cookie, BT_COOKIE_LEN);
-		made_by = MyProcPid;
+		bt_cookie_owner = MyProcPid;
 	}
 }
 

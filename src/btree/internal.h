@@ -16,6 +16,7 @@
 #include "access/tableam.h"
 #include "access/tupmacs.h"
 #include "fmgr.h"
+#include "miscadmin.h"
 #include "utils/rel.h"
 #include "utils/sortsupport.h"
 
@@ -200,6 +201,7 @@ typedef struct BtPlain
 } BtPlain;
 
 extern uint8 bt_cookie[BT_COOKIE_LEN];
+extern pid_t bt_cookie_owner;	/* for which process it was made */
 extern void bt_cookie_make(void);
 extern void bt_column_aad_make(BtColumn *column, const CmekDek *dek);
 extern Datum bt_plain_argument(BtColumn *column, Datum value, Oid type,
@@ -216,6 +218,9 @@ bt_plain(Datum datum, BtPlain *room)
 	const BtPlain *plain = (const BtPlain *) DatumGetPointer(datum);
 
 	if (likely(!VARATT_IS_4B_U(plain)) || VARSIZE_4B(plain) != sizeof(BtPlain))
+		return NULL;
+	/* nobody made an argument in a process without a cookie */
+	if (unlikely(bt_cookie_owner != MyProcPid))
 		return NULL;
 	if (unlikely(datum != TYPEALIGN(sizeof(Datum), datum)))
 		plain = memcpy(room, plain, sizeof(BtPlain));

@@ -471,11 +471,14 @@ verify_in_subtransaction(VerifyIndex *v)
 
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
+		FlushErrorState();
+		/* whatever it was: who catches it next has a subtransaction of its own */
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
 		if (error->sqlerrcode != ERRCODE_INDEX_CORRUPTED &&
 			error->sqlerrcode != ERRCODE_DATA_CORRUPTED)
-			PG_RE_THROW();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
+			ReThrowError(error);
 		problem(v, NULL, error->message);
 		FreeErrorData(error);
 	}

@@ -11,7 +11,9 @@
  *	   64 bytes		  64 bytes	    n * 64
  *
  * Freed blocks go to a list for their exact size; keys come in few sizes.  A
- * block that does not fit a common region has a region of its own.
+ * block that does not fit a common region has a region of its own; a few of
+ * those are kept for the next one of the same size, since mapping, locking and
+ * unmapping cost more than most of what such a block is used for.
  *
  * Invariants: a payload that nobody holds is zero.  Blocks belong to the
  * process that made them: a child finds the pages wiped (MADV_WIPEONFORK, or
@@ -41,6 +43,9 @@
 /* a bigger payload has its own region */
 #define SECRET_SMALL_MAX	4096
 #define SECRET_CLASSES		(SECRET_SMALL_MAX / SECRET_ALIGN)
+/* freed blocks with a region of their own that are kept, if not too big */
+#define SECRET_SPARES		4
+#define SECRET_SPARE_MAX	(16 * 1024)
 
 #define SECRET_IN_USE		UINT64CONST(0x636d656b75736564)
 #define SECRET_FREED		UINT64CONST(0x636d656b66726565)
@@ -69,6 +74,7 @@ StaticAssertDecl(sizeof(SecretBlock) == SECRET_ALIGN, "payloads are aligned");
 static SecretRegion *regions = NULL;
 static SecretRegion *current = NULL;	/* the one that small blocks are cut off */
 static SecretBlock *free_blocks[SECRET_CLASSES + 1];
+static SecretBlock *spares[SECRET_SPARES];
 static int	secret_pid = 0;
 static bool lock_warned = false;
 
@@ -103,6 +109,7 @@ secret_forget_regions(void)
 	regions = NULL;
 	current = NULL;
 	memset(free_blocks, 0, sizeof(free_blocks));
+	memset(spares, 0, sizeof(spares));
 }
 
 /*
@@ -228,14 +235,48 @@ secret_cut(SecretRegion *region, Size size)
 	return block;
 }
 
+/* A kept block of this size; NULL when there is none */
+static SecretBlock *
+secret_take_spare(Size size)
+{
+	for (int i = 0; i < SECRET_SPARES; i++)
+	{
+		SecretBlock *block = spares[i];
+
+		if (block != NULL && block->size == size)
+		{
+			spares[i] = NULL;
+			return block;
+		}
+	}
+	return NULL;
+}
+
+/* Keep a cleansed block that has a region of its own; false: no room for it */
+static bool
+secret_keep_spare(SecretBlock *block)
+{
+	if (block->own->size > SECRET_SPARE_MAX)
+		return false;
+	for (int i = 0; i < SECRET_SPARES; i++)
+		if (spares[i] == NULL)
+		{
+			spares[i] = block;
+			return true;
+		}
+	return false;
+}
+
 /* A block in a region of its own */
 static SecretBlock *
 secret_block_big(Size size)
 {
 	Size		page = (Size) sysconf(_SC_PAGESIZE);
 	SecretRegion *region;
-	SecretBlock *block;
+	SecretBlock *block = secret_take_spare(size);
 
+	if (block != NULL)
+		return block;
 	region = secret_region_create(TYPEALIGN(page, sizeof(SecretRegion) +
 											sizeof(SecretBlock) + size));
 	block = secret_cut(region, size);
@@ -292,12 +333,13 @@ cmek_secret_free(void *ptr)
 		return;					/* the parent's, or the process ends */
 
 	cmek_cleanse(ptr, block->size);
+	block->state = SECRET_FREED;
 	if (block->own != NULL)
 	{
-		secret_region_destroy(block->own);
+		if (!secret_keep_spare(block))
+			secret_region_destroy(block->own);
 		return;
 	}
-	block->state = SECRET_FREED;
 	block->next_free = free_blocks[block->size / SECRET_ALIGN];
 	free_blocks[block->size / SECRET_ALIGN] = block;
 }

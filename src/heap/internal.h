@@ -74,9 +74,8 @@ extern bool row_try_open_into(CmekKeyRing *ring, HeapTuple sealed, char *plain);
 extern HeapTuple row_copy_locked(HeapTuple tuple, Buffer buf);
 extern bool row_try_open_from_buffer(CmekKeyRing *ring, HeapTuple sealed,
 									 Buffer buf, char *plain);
-extern bool row_decrypt_quickly(CmekKeyRing *ring, HeapTuple sealed,
-								char *plain);
-extern void row_show_header(HeapTuple sealed, char *plain);
+extern bool row_open_quickly(CmekKeyRing *ring, HeapTuple sealed,
+							 char *plain);
 extern void row_open_from_buffer(CmekKeyRing *ring, HeapTuple sealed,
 								 Buffer buf, char *plain);
 extern uint32 row_dek_id(HeapTupleHeader sealed);

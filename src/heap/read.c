@@ -13,6 +13,8 @@
  */
 #include "postgres.h"
 
+#include "storage/bufmgr.h"
+
 #include "heap/internal.h"
 
 /* Does stock heap fill this slot itself? (TOAST tables, and its own slots) */
@@ -41,7 +43,6 @@ analyze_begin(Relation rel)
 	{
 		if (cmek_analyze_hooks != NULL)
 			cmek_analyze_hooks->forget(rel);
-		/* after that news of the relation: the ring has to last for a page */
 		(void) heap_key_for_read(rel);
 		return;
 	}
@@ -244,18 +245,6 @@ sealed_sample_next_tuple(TableScanDesc scan, struct SampleScanState *state,
 	return true;
 }
 
-/*
- * scan_analyze_next_block: rows that are handed out need their key, which may
- * have left since the last block; the last chance before the page is locked.
- */
-static bool
-sealed_analyze_next_block(CMEK_ANALYZE_BLOCK_PARAMS(scan))
-{
-	if (cmek_plaintext_statistics && !is_toast_table(scan->rs_rd))
-		(void) heap_key_for_read(scan->rs_rd);
-	return cmek_stock_heap->scan_analyze_next_block(CMEK_ANALYZE_BLOCK_ARGS(scan));
-}
-
 static bool
 stock_analyze_next_tuple(CMEK_ANALYZE_NEXT_PARAMS(scan, slot))
 {
@@ -273,32 +262,83 @@ analyze_block(CMEK_ANALYZE_NEXT_PARAMS(scan, inner))
 }
 
 /*
+ * The rows of a block that ANALYZE has yet to be handed, sealed.  They are
+ * copied while the page is locked and opened when it is not: a key may have to
+ * be asked for at any of them.
+ */
+typedef struct AnalyzedRows
+{
+	int			nrows;
+	int			next;
+	HeapTuple	rows[MaxHeapTuplesPerPage];
+} AnalyzedRows;
+
+static AnalyzedRows analyzed;
+
+/* Count the rows of a block and copy them; afterwards the page is unlocked */
+static void
+copy_block(CMEK_ANALYZE_NEXT_PARAMS(scan, inner))
+{
+	MemoryContext old = MemoryContextSwitchTo(inner->tts_mcxt);
+
+	/* those of an ANALYZE that failed are gone with its memory */
+	analyzed.nrows = analyzed.next = 0;
+	while (stock_analyze_next_tuple(CMEK_ANALYZE_NEXT_ARGS(scan, inner)))
+	{
+		/* line pointers that somebody changed may share their rows */
+		if (analyzed.nrows == lengthof(analyzed.rows))
+			ereport(ERROR,
+					(errcode(ERRCODE_DATA_CORRUPTED),
+					 errmsg("page %u of table \"%s\" has more rows than fit",
+							ItemPointerGetBlockNumber(&inner->tts_tid),
+							RelationGetRelationName(scan->rs_rd))));
+		analyzed.rows[analyzed.nrows++] =
+			heap_copytuple(((BufferHeapTupleTableSlot *) inner)->base.tuple);
+	}
+	MemoryContextSwitchTo(old);
+}
+
+/* Hand out the next row of the block; false when there is none left */
+static bool
+take_analyzed_row(Relation rel, TupleTableSlot *slot)
+{
+	TupleTableSlot *inner = slot_inner(slot);
+	HeapTuple	row;
+
+	if (analyzed.next == analyzed.nrows)
+		return false;
+	row = analyzed.rows[analyzed.next++];
+	ExecForceStoreHeapTuple(row, inner, false);
+	inner->tts_tid = row->t_self;
+	heap_freetuple(row);
+	slot_take_inner(slot, rel, heap_key_for_read(rel));
+	return true;
+}
+
+/*
  * scan_analyze_next_tuple: count all rows of the block, and hand out rows only
  * when their values may stand in pg_statistic.
  */
 static bool
 sealed_analyze_next_tuple(CMEK_ANALYZE_NEXT_PARAMS(scan, slot))
 {
+	TupleTableSlot *inner;
+
 	if (slot_is_stock(slot))
 		return stock_analyze_next_tuple(CMEK_ANALYZE_NEXT_ARGS(scan, slot));
+	inner = slot_inner(slot);
 	if (!cmek_plaintext_statistics)
+		analyze_block(CMEK_ANALYZE_NEXT_ARGS(scan, inner));
+	else
 	{
-		analyze_block(CMEK_ANALYZE_NEXT_ARGS(scan, slot_inner(slot)));
-		ExecClearTuple(slot);
-		return false;
+		/* the first call for a block; stock heap gives it back at its end */
+		if (BufferIsValid(((HeapScanDesc) scan)->rs_cbuf))
+			copy_block(CMEK_ANALYZE_NEXT_ARGS(scan, inner));
+		if (take_analyzed_row(scan->rs_rd, slot))
+			return true;
 	}
-	if (!stock_analyze_next_tuple(CMEK_ANALYZE_NEXT_ARGS(scan, slot_inner(slot))))
-	{
-		ExecClearTuple(slot);
-		return false;
-	}
-
-	/*
-	 * Heap holds the lock of the buffer until the page is done: the ring of
-	 * scan_begin has to do.
-	 */
-	slot_take_inner(slot, scan->rs_rd, heap_key_for_read(scan->rs_rd));
-	return true;
+	ExecClearTuple(slot);
+	return false;
 }
 
 void
@@ -315,6 +355,5 @@ read_set_callbacks(TableAmRoutine *am)
 	am->tuple_satisfies_snapshot = sealed_satisfies_snapshot;
 	am->scan_bitmap_next_tuple = sealed_bitmap_next_tuple;
 	am->scan_sample_next_tuple = sealed_sample_next_tuple;
-	am->scan_analyze_next_block = sealed_analyze_next_block;
 	am->scan_analyze_next_tuple = sealed_analyze_next_tuple;
 }

@@ -183,32 +183,18 @@ row_try_open_into(CmekKeyRing *ring, HeapTuple sealed, char *plain)
 }
 
 /*
- * What a row of sane length hides, without its header, when it takes neither a
- * look into the catalogs nor patience: false also for a row of an older data
- * key, and for a torn one.  Whoever is refused asks row_open_from_buffer.
+ * Open a row of sane length when it takes neither a look into the catalogs nor
+ * patience: false also for a row of an older data key, and for a torn one.
+ * Whoever is refused asks row_open_from_buffer.
  */
 bool
-row_decrypt_quickly(CmekKeyRing *ring, HeapTuple sealed, char *plain)
-{
-	return likely(row_dek_id(sealed->t_data) == ring->heap->id) &&
-		likely(row_decrypt(ring->heap, sealed, plain + CMEK_ROW_CLEAR));
-}
-
-/* Complete a decrypted row by the header that it has now */
-void
-row_show_header(HeapTuple sealed, char *plain)
-{
-	memcpy(plain, sealed->t_data, CMEK_ROW_CLEAR);
-	row_merge_infomask((HeapTupleHeader) plain, sealed->t_data);
-}
-
-/* Both */
-static bool
 row_open_quickly(CmekKeyRing *ring, HeapTuple sealed, char *plain)
 {
-	if (!row_decrypt_quickly(ring, sealed, plain))
+	if (unlikely(row_dek_id(sealed->t_data) != ring->heap->id) ||
+		unlikely(!row_decrypt(ring->heap, sealed, plain + CMEK_ROW_CLEAR)))
 		return false;
-	row_show_header(sealed, plain);
+	memcpy(plain, sealed->t_data, CMEK_ROW_CLEAR);
+	row_merge_infomask((HeapTupleHeader) plain, sealed->t_data);
 	return true;
 }
 
@@ -239,7 +225,7 @@ row_try_open_from_buffer(CmekKeyRing *ring, HeapTuple sealed, Buffer buf,
 						 char *plain)
 {
 	bool		good = row_try_open_into(ring, sealed, plain);
-	/* ANALYZE holds the lock already: nothing is torn then */
+	/* whoever holds the lock already sees nothing torn */
 	bool		again = BufferIsValid(buf) && !heap_holds_lwlock() &&
 		row_len_is_sane(sealed);
 	uint32		last = 0;

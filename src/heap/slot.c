@@ -31,9 +31,6 @@ typedef struct SealedSlot
 	bool		columns_unused; /* copies of pending rows may be empty */
 	char	   *buffer;			/* the unsealed row, in tts_mcxt */
 	Size		bufsize;
-	/* the next row of the page, unsealed ahead of its turn; as large */
-	char	   *spare;
-	OffsetNumber ahead;			/* its place; invalid: nothing */
 	FixedColumns *fixed;		/* of the descriptor; NULL: not made yet */
 	bool		deformed;		/* tts_nvalid columns are from deform.c */
 	/* columns that were asked for since the page of a scan was begun */
@@ -63,8 +60,6 @@ sealed_slot_init(TupleTableSlot *slot)
 	s->columns_unused = false;
 	s->buffer = NULL;
 	s->bufsize = 0;
-	s->spare = NULL;
-	s->ahead = InvalidOffsetNumber;
 	s->fixed = NULL;
 	s->deformed = false;
 	s->wanted = 0;
@@ -87,13 +82,10 @@ sealed_slot_release(TupleTableSlot *slot)
 	pfree(s->inner);
 	if (s->buffer)
 		pfree(s->buffer);
-	if (s->spare)
-		pfree(s->spare);
 	if (s->fixed)
 		pfree(s->fixed);
 	s->inner = NULL;
 	s->buffer = NULL;
-	s->spare = NULL;
 	s->fixed = NULL;
 	s->bufsize = 0;
 }
@@ -122,7 +114,6 @@ sealed_slot_clear(TupleTableSlot *slot)
 	SealedSlot *s = (SealedSlot *) slot;
 
 	slot_reset_logical(s);
-	s->ahead = InvalidOffsetNumber;
 	slot->tts_flags |= TTS_FLAG_EMPTY;
 	ItemPointerSetInvalid(&slot->tts_tid);
 	if (!TTS_EMPTY(s->inner))
@@ -146,7 +137,6 @@ slot_take_inner(TupleTableSlot *slot, Relation rel, CmekKeyRing *ring)
 	}
 	slot_reset_logical(s);
 	s->pending = true;
-	s->ahead = InvalidOffsetNumber;
 	s->wanted_before = s->wanted;
 	s->wanted = 0;
 	s->ring = ring;
@@ -157,7 +147,7 @@ slot_take_inner(TupleTableSlot *slot, Relation rel, CmekKeyRing *ring)
 
 /*
  * The ring of a pending row, renewed when its lease was lost meanwhile; but
- * not while a page is locked (ANALYZE): that is no place to wait for a KMS.
+ * not while a page is locked: that is no place to wait for a KMS.
  */
 static CmekKeyRing *
 slot_ring(SealedSlot *s)
@@ -189,11 +179,8 @@ slot_reserve(SealedSlot *s, Size len)
 		return;
 	if (s->buffer)
 		pfree(s->buffer);
-	if (s->spare)
-		pfree(s->spare);
-	s->buffer = s->spare = NULL;
+	s->buffer = NULL;
 	s->bufsize = 0;
-	s->ahead = InvalidOffsetNumber;
 	s->buffer = MemoryContextAlloc(s->base.base.tts_mcxt, len + BUFFER_STEP);
 	s->bufsize = len + BUFFER_STEP;
 }
@@ -357,52 +344,19 @@ slot_has_room(const SealedSlot *s, HeapTuple sealed)
 }
 
 /*
- * Unseal the row of a query that has asked for the row before it, unless that
- * was done in the turn before, and deform what was asked for then.  When it
- * needs more than a key at hand, or cannot be done, the row stays pending: an
- * error is for those who ask.
+ * Unseal the row of a query that has asked for the row before it, and deform
+ * what was asked for then.  When it needs more than a key at hand, or cannot
+ * be done, the row stays pending: an error is for those who ask.
  */
 static inline void
-slot_open_ahead(SealedSlot *s, HeapTuple sealed)
+slot_open_at_once(SealedSlot *s, HeapTuple sealed)
 {
-	Size		len = sealed->t_len - CMEK_ROW_OVERHEAD;
-
-	if (likely(s->ahead == ItemPointerGetOffsetNumber(&sealed->t_self)))
-	{
-		char	   *buffer = s->buffer;
-
-		s->buffer = s->spare;
-		s->spare = buffer;
-	}
-	else if (unlikely(!slot_has_room(s, sealed)) ||
-			 unlikely(!row_decrypt_quickly(s->ring, sealed, s->buffer)))
+	if (unlikely(!slot_has_room(s, sealed)) ||
+		unlikely(!row_open_quickly(s->ring, sealed, s->buffer)))
 		return;
-	row_show_header(sealed, s->buffer);
-	slot_set_opened(s, len);
+	slot_set_opened(s, sealed->t_len - CMEK_ROW_OVERHEAD);
 	if (!slot_deform_fixed(s, s->wanted))
 		TTSOpsHeapTuple.getsomeattrs(&s->base.base, s->wanted);
-}
-
-/*
- * Unseal the row after that one: the cipher works on it while the executor
- * works on the row before, and what it wrote is in the cache when it is read.
- * Only what the tag protects is taken now; the header is read in its turn.
- */
-static inline void
-slot_open_next(SealedSlot *s, Page page, OffsetNumber off)
-{
-	ItemId		lp = PageGetItemId(page, off);
-	HeapTupleData sealed;
-
-	s->ahead = InvalidOffsetNumber;
-	sealed.t_data = (HeapTupleHeader) PageGetItem(page, lp);
-	sealed.t_len = ItemIdGetLength(lp);
-	if (unlikely(!slot_has_room(s, &sealed)))
-		return;
-	if (unlikely(s->spare == NULL))
-		s->spare = MemoryContextAlloc(s->base.base.tts_mcxt, s->bufsize);
-	if (likely(row_decrypt_quickly(s->ring, &sealed, s->spare)))
-		s->ahead = off;
 }
 
 /*
@@ -442,9 +396,7 @@ slot_next_on_page(TupleTableSlot *slot, HeapScanDesc scan, CmekKeyRing *ring)
 	s->inner->tts_tid = tuple->t_self;
 	slot->tts_tid = tuple->t_self;
 	slot->tts_tableOid = tuple->t_tableOid;
-	if (s->wanted == 0)
-		s->ahead = InvalidOffsetNumber;
-	else
+	if (s->wanted > 0)
 	{
 		int			ahead = next + PREFETCH_ROWS;
 
@@ -452,9 +404,7 @@ slot_next_on_page(TupleTableSlot *slot, HeapScanDesc scan, CmekKeyRing *ring)
 			prefetch_row(page, scan->rs_vistuples[ahead]);
 		else
 			prefetch_next_page(scan->rs_cbuf, ahead - last - 1, tuple->t_len);
-		slot_open_ahead(s, tuple);
-		if (next < last)
-			slot_open_next(s, page, scan->rs_vistuples[next + 1]);
+		slot_open_at_once(s, tuple);
 	}
 	return true;
 }

@@ -617,12 +617,15 @@ cmek_fetch_toast_slice(Relation toastrel, Oid valueid, int32 attrsize,
 			int32		len = chunk_plain_len(seq, attrsize);
 			int32		from = Max(sliceoffset - seq * per_chunk, 0);
 			int32		to = Min(sliceend - seq * per_chunk, len);
+			bool		whole = from == 0 && to == len;
+			char	   *opened = whole ? out : plain;
 
-			if (!chunk_open(cmek_keyring_acquire_toast(toastrel), plain, chunk,
+			if (!chunk_open(cmek_keyring_acquire_toast(toastrel), opened, chunk,
 							len, valueid, seq, attrsize) &&
-				!chunk_open_again(toastrel, plain, len, valueid, seq, attrsize))
+				!chunk_open_again(toastrel, opened, len, valueid, seq, attrsize))
 				chunk_damaged(toastrel, valueid, seq);
-			memcpy(out, plain + from, to - from);
+			if (!whole)
+				memcpy(out, plain + from, to - from);
 			out += to - from;
 			chunk += len + CMEK_SEAL_OVERHEAD;
 		}

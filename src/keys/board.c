@@ -172,6 +172,22 @@ wake_worker(void)
 		}
 }
 
+/*
+ * A KMS key may have another call now: wake a worker for what waited for that.
+ * Whoever has just ended the call before looks at the board as well, but takes
+ * one request only.
+ */
+static void
+wake_for_waiting(void)
+{
+	for (int i = 0; i < BOARD_SLOTS; i++)
+		if (board->slots[i].state == SLOT_POSTED)
+		{
+			wake_worker();
+			return;
+		}
+}
+
 /* Put a request on a free slot. */
 static void
 post(int i, const CmekKeyRequest *what, int server, int waiters)
@@ -600,8 +616,7 @@ cmek_board_finish(int i, CmekKmsAnswer *answer, CmekInstant started)
 		free_slot(slot);
 	else
 		ConditionVariableBroadcast(&slot->done);
-	/* another request for the same KMS key may run now */
-	wake_worker();
+	wake_for_waiting();
 	unlock_board();
 
 	if (!derived)

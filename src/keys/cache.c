@@ -58,7 +58,15 @@ typedef struct CacheShared
 	int32		nused;
 	int32		free;			/* head of the free list */
 	int32		hand;			/* of the clock */
+	/* what the last renewal of a version noted in all of its slots */
+	int32		renewed_server;
+	uint64		renewed_version;
+	uint64		renewed_config;
+	CmekInstant renewed_at;
 } CacheShared;
+
+/* A version is not renewed again for a call that began so soon after */
+#define RENEW_EVERY_US INT64CONST(100000)
 
 static CacheShared *cache = NULL;
 static int32 *buckets;
@@ -284,18 +292,39 @@ cmek_cache_fetch_proved(const CmekKeyRequest *what, int server,
 	return found;
 }
 
-/* Note in every slot of a KMS key version that it was proved. */
+/* Note in a slot that its key was proved. */
+static inline void
+renew_slot(int i, uint64 config_hash, CmekInstant proved_at)
+{
+	if (slots[i].proved_at < proved_at)
+	{
+		slots[i].proved_at = proved_at;
+		slots[i].config_hash = config_hash;
+	}
+}
+
+/*
+ * Note in every slot of a KMS key version that it was proved.  That is a walk
+ * through the whole cache, so of calls that follow each other closely only
+ * the first is noted: a proof may always be taken for older than it is.
+ */
 static void
 renew(int server, uint64 version, uint64 config_hash, CmekInstant proved_at)
 {
+	if (cache->renewed_server == server &&
+		cache->renewed_version == version &&
+		cache->renewed_config == config_hash &&
+		proved_at >= cache->renewed_at &&
+		proved_at - cache->renewed_at < RENEW_EVERY_US)
+		return;
 	for (int i = 0; i < cache->nslots; i++)
 		if (slots[i].used && slots[i].server == server &&
-			slots[i].version == version &&
-			slots[i].proved_at < proved_at)
-		{
-			slots[i].proved_at = proved_at;
-			slots[i].config_hash = config_hash;
-		}
+			slots[i].version == version)
+			renew_slot(i, config_hash, proved_at);
+	cache->renewed_server = server;
+	cache->renewed_version = version;
+	cache->renewed_config = config_hash;
+	cache->renewed_at = proved_at;
 }
 
 /* What the catalog will call the version that wrapped this key. */
@@ -354,6 +383,7 @@ cmek_cache_store(const CmekKeyRequest *what, int server,
 		slots[i].server = server;
 		slots[i].version = hash;
 		store_blob(i, what, answer);
+		renew_slot(i, what->config_hash, proved_at);
 	}
 	if (same)
 		renew(server, hash, what->config_hash, proved_at);

@@ -75,6 +75,7 @@ typedef struct CatalogOids
 	Oid			table_key;
 	Oid			table_key_by_id;
 	Oid			table_key_by_relid;
+	Oid			table_key_by_server;	/* or none: then without an index */
 	Oid			data_key;
 	Oid			data_key_by_relid;
 	Oid			data_key_id;	/* the sequence */
@@ -134,6 +135,7 @@ find_catalogs(void)
 	found.table_key = cmek_find_relation("table_key");
 	found.table_key_by_id = cmek_find_relation("table_key_pkey");
 	found.table_key_by_relid = cmek_find_relation("table_key_relid_version");
+	found.table_key_by_server = cmek_find_relation("table_key_server");
 	found.data_key = cmek_find_relation("data_key");
 	found.data_key_by_relid = cmek_find_relation("data_key_relid");
 	found.data_key_id = cmek_find_relation("data_key_id");
@@ -488,7 +490,9 @@ cmek_catalog_server_version(const char *server, char *version)
 				NameGetDatum(&name));
 	snapshot = begin_reading();
 	rel = table_open(oids.table_key, AccessShareLock);
-	scan = cmek_key_scan(rel, InvalidOid, false, snapshot, 1, &key);
+	scan = cmek_key_scan(rel, oids.table_key_by_server,
+						 OidIsValid(oids.table_key_by_server), snapshot,
+						 1, &key);
 	/* other tables' damaged rows are no reason not to make a key */
 	while (version[0] == '\0' &&
 		   HeapTupleIsValid(tuple = cmek_key_scan_next(scan)))

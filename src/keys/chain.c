@@ -197,7 +197,7 @@ cmek_chain_open(const CmekChain *chain, const CmekTableKeyRow *local,
 	 */
 	cmek_cache_drop(MyDatabaseId, newest(chain)->id);
 	cmek_table_key_forget(newest(chain)->id, false);
-	cmek_table_key_open(newest(chain), newest_key, &lease);
+	cmek_table_key_open_now(newest(chain), newest_key, &lease);
 	memcpy(local_key, newest_key, CMEK_KEY_LEN);
 	walk_down(chain, target, local_key);
 }
@@ -209,7 +209,7 @@ cmek_chain_open_at(const CmekChain *chain, int target, uint8 *key)
 	CmekLease	lease;
 
 	(void) cmek_server_of_key(newest(chain)->server);
-	cmek_table_key_open(newest(chain), key, &lease);
+	cmek_table_key_open_now(newest(chain), key, &lease);
 	walk_down(chain, target, key);
 }
 

@@ -268,6 +268,18 @@ cmek_eventqueue_stall(bool stalled)
 	unlock_queue();
 }
 
+/* See events.h. */
+bool
+cmek_eventqueue_crowded(void)
+{
+	bool		crowded;
+
+	lock_queue(LW_SHARED);
+	crowded = queue->used + queue->reserved >= QUEUE_PLACES / 2;
+	unlock_queue();
+	return crowded;
+}
+
 /* How many events wait? */
 static int
 count_events(void)

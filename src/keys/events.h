@@ -112,6 +112,8 @@ extern void cmek_eventqueue_release(Oid database, uint64 upto);
 extern void cmek_eventqueue_told(Oid database, uint64 upto);
 /* Nobody writes events for the moment: do not wait for room */
 extern void cmek_eventqueue_stall(bool stalled);
+/* Is half of the room taken? */
+extern bool cmek_eventqueue_crowded(void);
 /* Whom to wake when there is something to do */
 extern void cmek_eventqueue_attach(Latch *latch);
 

@@ -264,10 +264,13 @@ cmek_key_try(void (*work) (void *arg), void *arg)
 
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
-		if (error->sqlerrcode != CMEK_ERRCODE_KEY_UNAVAILABLE)
-			PG_RE_THROW();
 		FlushErrorState();
+		/* whatever it was: who catches it next has a subtransaction of its own */
 		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+		if (error->sqlerrcode != CMEK_ERRCODE_KEY_UNAVAILABLE)
+			ReThrowError(error);
 		FreeErrorData(error);
 		available = false;
 	}

@@ -369,6 +369,8 @@ extern Oid	cmek_server_of_key(const char *name);
  */
 extern void cmek_table_key_open(const CmekTableKeyRow *row, uint8 *key,
 								CmekLease *lease);
+extern void cmek_table_key_open_now(const CmekTableKeyRow *row, uint8 *key,
+									CmekLease *lease);
 extern bool cmek_table_key_try_open(const CmekTableKeyRow *row, uint8 *key,
 									CmekLease *lease);
 extern void cmek_table_key_generate(Oid relid, Oid serverid, int32 version,
@@ -493,7 +495,7 @@ extern void cmek_progress_init(void);
 /* visits.c: the keeper sends visitors to databases */
 extern Size cmek_visits_shmem_size(void);
 extern void cmek_visits_shmem_init(void);
-extern void cmek_visits_run(CmekInstant now);
+extern CmekInstant cmek_visits_run(CmekInstant now);
 
 /* stop.c */
 extern void cmek_stop_init(void);

@@ -90,15 +90,32 @@ honour_replayed(CmekInstant now)
 		cmek_cache_expire_idle(now - cmek_key_cache_ttl * USECS_PER_SEC);
 }
 
-/* Wait for the next round, or for a signal. */
-static void
-wait_a_tick(void)
+/* How far apart the rounds are in which keys are looked after, in ms. */
+static long
+tick(void)
 {
-	long		tick = Min(1000L, cmek_key_cache_ttl * 500L);
+	return Min(1000L, cmek_key_cache_ttl * 500L);
+}
 
+/* Is it time for such a round?  Events wake us far more often. */
+static bool
+round_is_due(CmekInstant now)
+{
+	static CmekInstant last = 0;
+
+	if (now < last + tick() * INT64CONST(1000))
+		return false;
+	last = now;
+	return true;
+}
+
+/* Wait until a time, or for a signal. */
+static void
+wait_until(CmekInstant time)
+{
 	(void) WaitLatch(MyLatch,
-					 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, tick,
-					 cmek_wait_event("CmekKeeperMain"));
+					 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					 cmek_ms_until(time), cmek_wait_event("CmekKeeperMain"));
 	ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
 	if (ConfigReloadPending)
@@ -133,8 +150,9 @@ cmek_keeper_main(Datum arg)
 	while (!ShutdownRequestPending)
 	{
 		CmekInstant now = cmek_now();
+		CmekInstant again = now + tick() * INT64CONST(1000);
 
-		if (cmek_cache_count() > 0)
+		if (round_is_due(now) && cmek_cache_count() > 0)
 		{
 			expire_keys(now, oldest);
 			cmek_stop("keeper-expired");
@@ -142,8 +160,8 @@ cmek_keeper_main(Datum arg)
 			honour_replayed(now);
 		}
 		if (!RecoveryInProgress())
-			cmek_visits_run(now);
-		wait_a_tick();
+			again = Min(again, cmek_visits_run(now));
+		wait_until(again);
 	}
 	/* not 0, which would mean: never start the keeper again */
 	proc_exit(1);

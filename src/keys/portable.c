@@ -414,5 +414,5 @@ cmek_backup_key_open(const json_t *wrapped, uint8 *key)
 
 	read_table_key(wrapped, row);
 	(void) cmek_server_of_key(row->server);
-	cmek_table_key_open(row, key, &lease);
+	cmek_table_key_open_now(row, key, &lease);
 }

@@ -226,6 +226,19 @@ cmek_table_key_try_open(const CmekTableKeyRow *row, uint8 *key,
 	return false;
 }
 
+/* The same for a row that cannot change, maybe by an answer of now. */
+static void
+open_row(const CmekTableKeyRow *row, bool fresh, uint8 *key, CmekLease *lease)
+{
+	Oid			serverid = get_foreign_server_oid(row->server, false);
+	CmekKeyRequest *what = cmek_new_unwrap(serverid, row);
+	CmekReply  *reply = palloc(sizeof(CmekReply));
+
+	what->fresh = fresh;
+	if (!cmek_open_by_any(what, row, key, lease, reply))
+		report_unopened(row->relid, what, reply);
+}
+
 /*
  * The same for a row that cannot change, because the caller has locked the
  * table, or that is not stored yet.
@@ -233,12 +246,15 @@ cmek_table_key_try_open(const CmekTableKeyRow *row, uint8 *key,
 void
 cmek_table_key_open(const CmekTableKeyRow *row, uint8 *key, CmekLease *lease)
 {
-	Oid			serverid = get_foreign_server_oid(row->server, false);
-	CmekKeyRequest *what = cmek_new_unwrap(serverid, row);
-	CmekReply  *reply = palloc(sizeof(CmekReply));
+	open_row(row, false, key, lease);
+}
 
-	if (!cmek_open_by_any(what, row, key, lease, reply))
-		report_unopened(row->relid, what, reply);
+/* The same for who restores: how things stand now, not a moment ago. */
+void
+cmek_table_key_open_now(const CmekTableKeyRow *row, uint8 *key,
+						CmekLease *lease)
+{
+	open_row(row, true, key, lease);
 }
 
 /*

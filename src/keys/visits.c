@@ -38,6 +38,15 @@
 #define RETRY_MS 5000
 #define LIST_EVERY_MS 60000
 
+/*
+ * How long events wait for company after a visit, unless they crowd: what a
+ * visitor does before it has written anything takes ten milliseconds, and with
+ * thousands of tables a hundred
+ */
+#define REST_MIN_MS 100
+#define REST_MAX_MS 1000
+#define REST_FACTOR 4
+
 /* Databases with events that are looked at in a round; the rest wait */
 #define MAX_WAITING 64
 
@@ -50,6 +59,7 @@ typedef struct VisitedDatabase
 	bool		listed;			/* still there at the last look */
 	CmekInstant due;
 	CmekInstant blocked_until;	/* a visit has failed */
+	CmekInstant rests_until;	/* a visit has just ended */
 } VisitedDatabase;
 
 static CmekVisitReport *last_report = NULL;
@@ -59,6 +69,7 @@ static List *databases = NIL;
 static CmekInstant listed_at = 0;
 static BackgroundWorkerHandle *visitor = NULL;
 static Oid	visited = InvalidOid;
+static CmekInstant sent_at = 0;
 static bool complained = false;
 
 Size
@@ -172,6 +183,23 @@ list_databases(void)
 	listed_at = cmek_now();
 }
 
+/* Until when a database is left alone after a visit that ends now */
+static CmekInstant
+rest_until(CmekInstant now)
+{
+	int64		rest = REST_FACTOR * (now - sent_at);
+
+	rest = Max(rest, REST_MIN_MS * INT64CONST(1000));
+	return now + Min(rest, REST_MAX_MS * INT64CONST(1000));
+}
+
+/* May it be visited for its events again? */
+static bool
+is_rested(const VisitedDatabase *db, CmekInstant now)
+{
+	return db->rests_until <= now || cmek_eventqueue_crowded();
+}
+
 /* Take in the report of a visitor that has ended. */
 static void
 end_visit(CmekInstant now)
@@ -182,6 +210,7 @@ end_visit(CmekInstant now)
 	LWLockAcquire(cmek_lock(CMEK_LOCK_EVENTS), LW_SHARED);
 	report = *last_report;
 	LWLockRelease(cmek_lock(CMEK_LOCK_EVENTS));
+	db->rests_until = rest_until(now);
 	if (report.database != visited || report.stuck)
 		db->blocked_until = now + RETRY_MS * INT64CONST(1000);
 	if (report.database != visited)
@@ -222,6 +251,7 @@ send_visitor(VisitedDatabase *db, CmekInstant now)
 	if (RegisterDynamicBackgroundWorker(&worker, &visitor))
 	{
 		visited = db->database;
+		sent_at = now;
 		complained = false;
 	}
 	else
@@ -242,10 +272,12 @@ send_visitor(VisitedDatabase *db, CmekInstant now)
 /*
  * The database to visit now: the first that events wait for, or the one that
  * was due first; NULL when there is none.  One that cannot be visited for the
- * moment is not in the way of the others.
+ * moment is not in the way of the others; "again" becomes earlier when events
+ * only wait for company.
  */
 static VisitedDatabase *
-choose_database(CmekInstant now, const Oid *waiting, int nwaiting)
+choose_database(CmekInstant now, const Oid *waiting, int nwaiting,
+				CmekInstant *again)
 {
 	VisitedDatabase *best = NULL;
 	ListCell   *lc;
@@ -254,8 +286,11 @@ choose_database(CmekInstant now, const Oid *waiting, int nwaiting)
 	{
 		VisitedDatabase *db = find_database(waiting[i]);
 
-		if (db->blocked_until <= now)
+		if (db->blocked_until > now)
+			continue;
+		if (is_rested(db, now))
 			return db;
+		*again = Min(*again, db->rests_until);
 	}
 	foreach(lc, databases)
 	{
@@ -278,16 +313,20 @@ any_is_new(const Oid *waiting, int nwaiting)
 	return false;
 }
 
-/* Do what is due; called by the keeper each round, on a primary. */
-void
+/*
+ * Do what is due; called by the keeper whenever it wakes, on a primary.
+ * Returns when to come back at the latest.
+ */
+CmekInstant
 cmek_visits_run(CmekInstant now)
 {
+	CmekInstant again = CMEK_NEVER;
 	Oid			waiting[MAX_WAITING];
 	int			nwaiting;
 	VisitedDatabase *db;
 
 	if (visit_running(now))
-		return;
+		return again;
 	nwaiting = cmek_eventqueue_databases(waiting, MAX_WAITING);
 	if (listed_at == 0 || now - listed_at > LIST_EVERY_MS * INT64CONST(1000) ||
 		any_is_new(waiting, nwaiting))
@@ -296,7 +335,8 @@ cmek_visits_run(CmekInstant now)
 		/* those that are gone have no events any more */
 		nwaiting = cmek_eventqueue_databases(waiting, MAX_WAITING);
 	}
-	db = choose_database(now, waiting, nwaiting);
+	db = choose_database(now, waiting, nwaiting, &again);
 	if (db != NULL)
 		send_visitor(db, now);
+	return again;
 }

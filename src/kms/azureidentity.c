@@ -224,6 +224,12 @@ token_by_metadata(const CmekKmsRequest *req, const char *identity,
 	cmek_text_printf(&header, "%s: %s",
 					 app_service ? "X-IDENTITY-HEADER" : "Metadata",
 					 app_service ? secret : "true");
+	if (url.overflow || header.overflow)
+	{
+		cmek_kms_answer(answer, CMEK_KMS_MISCONFIGURED, "UrlTooLong",
+						"an address or IDENTITY_HEADER is too long");
+		return false;
+	}
 	cmek_http_header(&request, header.data);
 	if (!cmek_http_run(&request, &http, answer))
 		return false;

@@ -71,7 +71,8 @@ unmap_shared(void)
 
 	PGSharedMemoryDetach();
 	maps = fopen("/proc/self/maps", "r");
-	while (maps != NULL && n < MAX_MAPPINGS && fgets(mapping, sizeof(mapping), maps) != NULL)
+	while (maps != NULL && n < MAX_MAPPINGS &&
+		   fgets(mapping, sizeof(mapping), maps) != NULL)
 	{
 		char		permissions[8];
 
@@ -79,8 +80,10 @@ unmap_shared(void)
 			permissions[3] == 's')
 			n++;
 	}
-	if (maps != NULL)
-		fclose(maps);
+	/* nothing is loaded beside memory that we cannot give up */
+	if (maps == NULL || n == MAX_MAPPINGS)
+		_exit(1);
+	fclose(maps);
 	for (int i = 0; i < n; i++)
 		(void) munmap((void *) ranges[i][0], ranges[i][1] - ranges[i][0]);
 }

@@ -333,6 +333,8 @@ prepare(CmekTls *tls, const CmekTlsPeer *peer, CmekKmsAnswer *answer)
 		return false;
 	}
 	SSL_CTX_set_verify(tls->context, SSL_VERIFY_PEER, NULL);
+	/* records that hold no data come back to us, and to the deadline */
+	(void) SSL_CTX_clear_mode(tls->context, SSL_MODE_AUTO_RETRY);
 	SSL_CTX_set_options(tls->context, SSL_OP_CLEANSE_PLAINTEXT | SSL_OP_NO_RENEGOTIATION);
 	if (!load_authorities(tls->context, peer->ca_file, answer) ||
 		!load_certificate(tls->context, peer->cert_file, answer) ||

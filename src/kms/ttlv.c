@@ -120,7 +120,8 @@ cmek_ttlv_message_len(const uint8 *header, uint32 tag)
 {
 	if (get32(header) != (tag << 8 | CMEK_TTLV_STRUCTURE))
 		return 0;
-	return CMEK_TTLV_HEADER + (Size) get32(header + 4);
+	/* of no use so large; and a sum that fits where Size has 32 bits */
+	return CMEK_TTLV_HEADER + (Size) Min(get32(header + 4), PG_INT32_MAX);
 }
 
 /* Is this the length of a value of its type? */
@@ -158,7 +159,8 @@ take_item(const uint8 *data, Size len, CmekTtlvItem *item)
 	item->type = data[3];
 	item->len = get32(data + 4);
 	item->value = data + CMEK_TTLV_HEADER;
-	if (padded(item->len) > len - CMEK_TTLV_HEADER ||
+	if (item->len > len - CMEK_TTLV_HEADER ||
+		padded(item->len) > len - CMEK_TTLV_HEADER ||
 		!length_fits(item->type, item->len))
 		return 0;
 	return CMEK_TTLV_HEADER + padded(item->len);

@@ -153,16 +153,31 @@ write_head(const AuditHead *head)
 						  SPI_OK_INSERT, lengthof(types), types, values, NULL);
 }
 
-/* Write one row. */
-static void
-write_row(const AuditRow *row, const uint8 *mac)
+/* How rows are written: a plan that lasts as long as the transaction */
+static SPIPlanPtr
+prepare_rows(void)
 {
-	static const Oid types[Natts_key_event] = {
+	static Oid	types[Natts_key_event] = {
 		INT8OID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID,
 		TEXTOID, TEXTOID, TIMESTAMPTZOID, OIDOID, BYTEAOID
 	};
+	SPIPlanPtr	plan = SPI_prepare("INSERT INTO cmek.key_event VALUES"
+								   " ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+								   Natts_key_event, types);
+
+	if (plan == NULL)
+		elog(ERROR, "could not prepare the writing of events: %s",
+			 SPI_result_code_string(SPI_result));
+	return plan;
+}
+
+/* Write one row. */
+static void
+write_row(SPIPlanPtr plan, const AuditRow *row, const uint8 *mac)
+{
 	Datum		values[Natts_key_event] = {0};
 	char		nulls[Natts_key_event];
+	int			result;
 
 	memset(nulls, ' ', sizeof(nulls));
 	values[Anum_key_event_id - 1] = Int64GetDatum(row->id);
@@ -178,9 +193,10 @@ write_row(const AuditRow *row, const uint8 *mac)
 		nulls[Anum_key_event_drop_at - 1] = 'n';
 	values[Anum_key_event_relid - 1] = ObjectIdGetDatum(row->relid);
 	values[Anum_key_event_mac - 1] = mac_datum(mac);
-	(void) cmek_visit_sql("INSERT INTO cmek.key_event VALUES"
-						  " ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
-						  SPI_OK_INSERT, Natts_key_event, types, values, nulls);
+	result = SPI_execute_plan(plan, values, nulls, false, 0);
+	if (result != SPI_OK_INSERT)
+		elog(ERROR, "an event was not written: %s",
+			 SPI_result_code_string(result));
 }
 
 /* The row of an event. */
@@ -206,6 +222,7 @@ cmek_audit_write(CmekEvent *events, int n)
 {
 	uint8	   *key = cmek_secret_alloc(CMEK_KEY_LEN);
 	AuditHead	head;
+	SPIPlanPtr	plan;
 	bool		ok;
 
 	cmek_visit_begin();
@@ -213,13 +230,14 @@ cmek_audit_write(CmekEvent *events, int n)
 	if (ok)
 	{
 		read_head(&head);
+		plan = prepare_rows();
 		for (int i = 0; i < n; i++)
 		{
 			AuditRow	row;
 
 			fill_row(&row, ++head.id, &events[i]);
 			chain_row(key, &row, head.mac);
-			write_row(&row, head.mac);
+			write_row(plan, &row, head.mac);
 		}
 		write_head(&head);
 	}

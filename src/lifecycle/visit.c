@@ -118,14 +118,12 @@ look_at_event(CmekEvent *event)
 		cmek_watch_altered(event->key);
 }
 
-/* Was a key found lost, or back, that people are not told of yet? */
+/* Has anything happened that people are not told of yet?  Warnings are ours. */
 static bool
-tells_of_keys(const CmekEvent *events, int n)
+tells_news(const CmekEvent *events, int n)
 {
 	for (int i = 0; i < n; i++)
-		if (!events[i].told &&
-			strcmp(events[i].outcome, CMEK_OUTCOME_OBSERVED) == 0 &&
-			strcmp(events[i].event, CMEK_EVENT_WARN) != 0)
+		if (!events[i].told && strcmp(events[i].event, CMEK_EVENT_WARN) != 0)
 			return true;
 	return false;
 }
@@ -135,8 +133,9 @@ tells_of_keys(const CmekEvent *events, int n)
  * chain events stay in the queue, but people are told at once.  False when
  * some are left.
  *
- * A key may have been lost since this visit looked at them, so it looks again:
- * else nobody were told of the day of the drop, nor came to prove the key.
+ * A key may have been bound or lost since this visit looked at them, so it
+ * looks again: else nobody were told of the day of the drop, nor came to prove
+ * the key before the hour is over.
  */
 static bool
 handle_events(CmekInstant *next)
@@ -150,7 +149,7 @@ handle_events(CmekInstant *next)
 									 EVENTS_A_TIME)) > 0)
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (tells_of_keys(events, n))
+		if (tells_news(events, n))
 			*next = Min(*next, cmek_watch_keys());
 		for (int i = 0; i < n; i++)
 			look_at_event(&events[i]);

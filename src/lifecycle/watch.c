@@ -468,6 +468,16 @@ is_lost(const WatchedKey *key)
 		ms_left(key) == 0;
 }
 
+/* Does the clock of no key run, as far as this process has looked? */
+static bool
+none_counts(void)
+{
+	for (int i = 0; i < nkeys; i++)
+		if (counts(&keys[i]))
+			return false;
+	return keys != NULL;
+}
+
 /* See internal.h. */
 List *
 cmek_watch_lost(void)
@@ -475,7 +485,9 @@ cmek_watch_lost(void)
 	List	   *lost = NIL;
 
 	cmek_visit_begin();
-	look();
+	/* what went away since then is not lost yet, and a visit will follow */
+	if (!none_counts())
+		look();
 	for (int i = 0; i < nkeys; i++)
 		if (is_lost(&keys[i]))
 		{

@@ -58,6 +58,14 @@ my ($big_ms, $big_wal) = cost('big');
 note(sprintf('10 rows: %.1f ms, %d bytes of WAL; 200,000 rows: %.1f ms, %d bytes', $small_ms, $small_wal, $big_ms, $big_wal));
 cmp_ok($big_ms, '<', 3 * $small_ms + 20, 'a switch takes the time of a small table');
 cmp_ok($big_wal, '<', 65536, 'and little WAL');
+
+# Sequential scans of a table of ours; one of them shows that they are counted
+my $scans = "SELECT seq_scan FROM pg_stat_all_tables WHERE relid = 'cmek.table_key'::regclass";
+my $scanned = $node->safe_psql('postgres', $scans);
+$node->safe_psql('postgres', 'SELECT count(*) FROM cmek.table_key');
+ok($node->poll_query_until('postgres', "SELECT ($scans) = $scanned + 1"), 'sequential scans are counted');
+$node->safe_psql('postgres', "ALTER TABLE small SET (cmek.key = '$_'); SELECT pg_stat_force_next_flush()") for qw(b a);
+is($node->safe_psql('postgres', $scans), $scanned + 1, 'a switch reads no key rows but its own: ten thousand tables are not as many times slower');
 is($node->safe_psql('postgres', "SELECT pg_relation_filenode('big')"), $node_before, 'and touches no row');
 is($node->safe_psql('postgres', $rows), $big, 'which are all there');
 

@@ -126,6 +126,17 @@ my $merge = "$by_index SET enable_hashjoin = off; SET enable_nestloop = off; SET
 like(one("$merge EXPLAIN $join"), qr/Merge Join.*Index Scan.*Index Scan/s, 'a merge join of two indexes');
 is(one("$merge $join"), one("SET enable_indexscan = off; SET enable_bitmapscan = off; SET enable_mergejoin = off; $join"), 'goes back to its marks');
 
+# Skip scans (18): the leading column is not asked for, so nbtree makes the
+# values of it up, from sealed datums that it copies
+one(q{CREATE TABLE sk (a int, b int, c text) USING cmek_heap;
+	INSERT INTO sk SELECT i % 4, i, i::text FROM generate_series(1, 20000) i;
+	CREATE INDEX ON sk (a, b); VACUUM ANALYZE sk});
+my $skip = 'SELECT count(c) || $$ $$ || sum(a) FROM sk WHERE b IN (77, 78, 400, 19999, 50000)';
+is(one("$by_index $skip"), '4 6', 'a column in front that is not asked for');
+like(one("$by_index EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) $skip"), qr/Index Scan.*Index Searches: ([4-9]|\d\d)/s, '... skips')
+	if $node->pg_version >= 18;
+is(one("$by_index SELECT string_agg(c, ' ' ORDER BY b) FROM sk WHERE b BETWEEN 3 AND 9 AND a > 0 AND a < 3"), '5 6 9', '... also between bounds');
+
 # Datums of two columns of one entry in each other's place, and of two indexes
 one(q{CREATE TABLE s (a int, b int, c int) USING cmek_heap; INSERT INTO s SELECT i, i + 1000, i FROM generate_series(1, 100) i;
 	CREATE INDEX s_ab ON s (a, b); CREATE INDEX s_c ON s (c); CREATE INDEX s_a ON s (a); CHECKPOINT});
@@ -146,5 +157,22 @@ fails_with($node, 'XX002', "$by_index SELECT a, b FROM s WHERE a > 0 ORDER BY a"
 fails_with($node, 'XX002', "$by_index SELECT a FROM s WHERE a > 0 ORDER BY a", 'the file of another index of the table');
 is(one("$by_index SELECT count(c) FROM s WHERE c > 0"), '100', 'which itself is good');
 is(one('REINDEX TABLE s; SELECT count(*) FROM cmek.verify($$s$$)'), '0', 'REINDEX mends both');
+
+# No SQL makes a sealed value, or the form that search arguments have in memory;
+# not even that of a superuser who makes a cast, in a session without a cookie
+fails_with($node, '0A000', q{SELECT 'x'::cmek.sealed}, 'no input');
+like(error_text($node, q{COPY (SELECT 1) TO '/dev/null'; CREATE TEMP TABLE r (c cmek.sealed); COPY r FROM '/dev/null' (FORMAT binary)}),
+	qr/no binary input function/, 'no binary input');
+is(one(q{
+	CREATE CAST (bytea AS cmek.sealed) WITHOUT FUNCTION;
+	CREATE FUNCTION try(b bytea) RETURNS text LANGUAGE plpgsql AS $$
+	BEGIN
+		RETURN cmek.sealed_cmp(b::cmek.sealed, b::cmek.sealed);
+	EXCEPTION WHEN feature_not_supported THEN
+		RETURN 'refused';
+	END$$}) . one(q{
+	SELECT string_agg(DISTINCT try(decode(repeat(byte, n), 'hex')), ' ') FROM generate_series(0, 300) n, unnest('{00,01,ff}'::text[]) byte}),
+	'refused', 'bytes of any length are refused');
+is(one(q{DROP FUNCTION try; DROP CAST (bytea AS cmek.sealed); SELECT 1}), '1', 'and the server lives');
 
 done_testing();

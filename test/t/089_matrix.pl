@@ -1,5 +1,6 @@
 # A table under each provider, switched to each other one; each provider taken
-# away and given back.  One postmaster, until the restart at the end.
+# away and given back.  One postmaster, until the restart at the end.  Then many
+# tables of each are opened at once (CMEK_MATRIX_TABLES, 40).
 #
 # file; AWS KMS (moto); Google Cloud KMS, Vault and Azure Key Vault (stubs that
 # real clients check, 086, 087 and 104); an HSM (SoftHSM); a KMIP server (PyKMIP).
@@ -24,6 +25,8 @@ my $have_moto = system("/usr/bin/python3 -c 'import moto' >/dev/null 2>&1") == 0
 
 my $dir = PostgreSQL::Test::Utils::tempdir();
 my $hsm = have_softhsm() ? softhsm() : undef;
+# a module in front of SoftHSM's that counts
+@ENV{ 'CMEK_P11_REAL', 'CMEK_P11_FAULT' } = ($hsm->module, $hsm->dir . '/fault') if $hsm;
 my $node = cmek_node('matrix', config => [ 'autovacuum = off', "cmek.kms_timeout = '5s'" ]);
 
 sub sql { return $node->safe_psql('postgres', $_[0]) }
@@ -48,7 +51,8 @@ sql(qq{CREATE SERVER gcp FOREIGN DATA WRAPPER cmek_gcp
 		OPTIONS (key_id '$name', endpoint '@{[$gcp->url]}', token_endpoint '@{[$gcp->url]}/token');
 	CREATE USER MAPPING FOR PUBLIC SERVER gcp OPTIONS (client_email '$account', private_key '@{[slurp_file($private)]}')});
 $kms{gcp} = { away => sub { $gcp->tell('state', name => $name, state => 'DISABLED') },
-	back => sub { $gcp->tell('state', name => $name, state => 'ENABLED') }, code => 'KEY_DISABLED' };
+	back => sub { $gcp->tell('state', name => $name, state => 'ENABLED') }, code => 'KEY_DISABLED',
+	unwraps => sub { $gcp->requests(':decrypt') } };
 
 # ---- Vault ----
 my $vault = start_stub('vault');
@@ -58,7 +62,8 @@ $vault->tell('token', id => 's.db', rights => $rights);
 sql(qq{CREATE SERVER vault FOREIGN DATA WRAPPER cmek_vault OPTIONS (url '@{[$vault->url]}', key 'k');
 	CREATE USER MAPPING FOR PUBLIC SERVER vault OPTIONS (token 's.db')});
 $kms{vault} = { away => sub { $vault->tell('rights', id => 's.db', rights => {}) },
-	back => sub { $vault->tell('rights', id => 's.db', rights => $rights) }, code => 'PermissionDenied' };
+	back => sub { $vault->tell('rights', id => 's.db', rights => $rights) }, code => 'PermissionDenied',
+	unwraps => sub { $vault->requests('/decrypt/') } };
 
 # ---- Azure ----
 my $azure = start_stub('azure');
@@ -69,7 +74,8 @@ sql(qq{CREATE SERVER azure FOREIGN DATA WRAPPER cmek_azure
 		OPTIONS (key_id 'https://v.vault.azure.net/keys/k', endpoint '@{[$azure->url]}', authority '@{[$azure->url]}');
 	CREATE USER MAPPING FOR PUBLIC SERVER azure OPTIONS (tenant_id 't', client_id 'c', client_secret 's')});
 $kms{azure} = { away => sub { $azure->tell('state', name => 'k', enabled => JSON::PP::false) },
-	back => sub { $azure->tell('state', name => 'k', enabled => JSON::PP::true) }, code => 'KeyDisabled' };
+	back => sub { $azure->tell('state', name => 'k', enabled => JSON::PP::true) }, code => 'KeyDisabled',
+	unwraps => sub { $azure->requests('/unwrapkey') } };
 
 # ---- AWS ----
 if ($have_moto)
@@ -81,16 +87,18 @@ if ($have_moto)
 			OPTIONS (key_id '$key', endpoint '@{[$aws->url]}', sts_endpoint '@{[$aws->url]}');
 		CREATE USER MAPPING FOR PUBLIC SERVER aws OPTIONS (access_key_id '$user->{id}', secret_access_key '$user->{secret}')});
 	$kms{aws} = { away => sub { $aws->tell('state', arn => $key, state => 'Disabled') },
-		back => sub { $aws->tell('state', arn => $key, state => 'Enabled') }, code => 'DisabledException' };
+		back => sub { $aws->tell('state', arn => $key, state => 'Enabled') }, code => 'DisabledException',
+		unwraps => sub { $aws->requests('Decrypt') } };
 }
 
 # ---- HSM ----
 if ($hsm)
 {
-	sql("CREATE SERVER hsm FOREIGN DATA WRAPPER cmek_pkcs11 OPTIONS (module '@{[$hsm->module]}', token 'tok', key 'k');
+	my $counting = `pg_config --pkglibdir` =~ s/\n//r . '/cmek_test_hsm.so';
+	sql("CREATE SERVER hsm FOREIGN DATA WRAPPER cmek_pkcs11 OPTIONS (module '$counting', token 'tok', key 'k');
 		CREATE USER MAPPING FOR PUBLIC SERVER hsm OPTIONS (pin '1234')");
 	$kms{hsm} = { away => sub { $hsm->client('rename', 'k', 'away') }, back => sub { $hsm->client('rename', 'away', 'k') },
-		code => 'KeyNotFound' };
+		code => 'KeyNotFound', unwraps => sub { scalar(() = slurp_file("$ENV{CMEK_P11_FAULT}.log") =~ /^C_Decrypt /mg) } };
 }
 
 # ---- KMIP ----
@@ -103,7 +111,8 @@ if (have_pykmip())
 			OPTIONS (hosts '127.0.0.1:@{[$kmip->port]}', key_id '$key', ca_file '$files/ca.pem');
 		CREATE USER MAPPING FOR PUBLIC SERVER kmip OPTIONS (cert_file '$files/client.pem', key_file '$files/client.key')");
 	$kms{kmip} = { away => sub { $kmip->tell('state', uid => $key, state => 3) },
-		back => sub { $kmip->tell('state', uid => $key, state => 2) }, code => 'StateDeactivated' };
+		back => sub { $kmip->tell('state', uid => $key, state => 2) }, code => 'StateDeactivated',
+		unwraps => sub { scalar grep { $_ eq 'DECRYPT' } @{ $kmip->tell('count')->{operations} } } };
 }
 my @all = sort keys %kms;
 note 'providers: ', join(', ', @all);
@@ -162,6 +171,34 @@ is(sql(join(' UNION ALL ', map { "SELECT count(*) FROM $_->[0] HAVING count(*) <
 			map { my $to = $_; map { [ $_, /^${to}_to_$to$/ ? 20 : 21 ] } @{ $under{$to} } } @all)),
 	'', 'all rows readable after a restart');
 is(sql("SELECT count(*) FROM cmek.tables"), @all * @all, 'of all tables');
+
+# ---- many tables at once: one unwrap for each table key ----
+my $many = $ENV{CMEK_MATRIX_TABLES} || 40;
+for my $key (@all)
+{
+	sql("DO \$\$ BEGIN FOR i IN 1..$many LOOP
+		EXECUTE format('CREATE TABLE many_${key}_%s (a int) USING cmek_heap WITH (cmek.key = %L)', i, '$key');
+		EXECUTE format('INSERT INTO many_${key}_%s VALUES (%s)', i, i); END LOOP; END \$\$");
+}
+# proofs of what was opened do not come in between
+$node->append_conf('postgresql.conf', "cmek.key_cache_ttl = '1h'");
+$node->restart;
+my %before = map { $_ => $kms{$_}{unwraps}->() } grep { $kms{$_}{unwraps} } @all;
+my $read = join('', map { "DO \$\$ DECLARE n int; BEGIN FOR i IN 1..$many LOOP
+		EXECUTE format('SELECT a FROM many_${_}_%s', i) INTO STRICT n; IF n <> i THEN RAISE 'wrong row'; END IF;
+	END LOOP; END \$\$;" } @all);
+my @runs = map { my %r = (out => '', err => ''); $r{run} = IPC::Run::start(
+		[ 'psql', '-XqAt', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('postgres'), '-c', $read ],
+		'>', \$r{out}, '2>', \$r{err}); \%r } 1 .. 8;
+$_->{run}->finish for @runs;
+is(join('', map { $_->{err} } @runs), '', "8 sessions read $many tables of each KMS key");
+for my $key (sort keys %before)
+{
+	my $unwraps = $kms{$key}{unwraps}->() - $before{$key};
+
+	# but for the proofs that are asked for after a start
+	ok($unwraps >= $many && $unwraps <= $many + 5, "$key: one unwrap for each table key") or diag($unwraps);
+}
 
 SKIP:
 {

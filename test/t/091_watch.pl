@@ -47,12 +47,16 @@ is(sql(q{SELECT drop_at BETWEEN now() + interval '7 d' - denied_for - interval '
 # ---------------------------------------------------------------------
 
 my $since = sql(q{SELECT since FROM cmek.keys WHERE name = 'k'});
+my $known = q{SELECT state, code, reason, since, last_ok FROM cmek.keys WHERE name = 'k'};
+my $known_before = sql($known);
+like($known_before, qr/^inaccessible\|KeyFileMissing\|[^|]+\|\d{4}-[^|]+\|\d{4}-/, 'all is known of it');
 my $before = sql(q{SELECT denied_ms FROM cmek.key_watch WHERE server = 'k'});
 $node->stop;
 sleep(4);
 my $started = time();
 $node->start;
 ok(until_true(qq{SELECT since = '$since' FROM cmek.keys WHERE name = 'k'}), 'since when');
+is(sql($known), $known_before, 'why, and when it was there for the last time');
 my $after = sql(q{SELECT denied_ms FROM cmek.key_watch WHERE server = 'k'});
 my $up = 1000 * (time() - $started);
 cmp_ok($after, '>=', $before, 'how long');
@@ -113,6 +117,8 @@ my $scan = IPC::Run::start([ 'psql', '-XqAt', '-d', $node->connstr('postgres'), 
 		'SELECT count(pg_sleep(0.002)) FROM t' ], '>', \$scan{out}, '2>', \$scan{err});
 ok(until_true(q{SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE 'SELECT count(pg_sleep%' AND wait_event = 'PgSleep'}), 'a scan runs');
 is(sql('SELECT count(*) FROM t'), '20001', 'readable');
+my $session = $node->background_psql('postgres', on_error_stop => 0);
+is($session->query('SELECT count(*) FROM t'), '20001', 'in a session that stays');
 my $lost = time();
 hide_key($file);
 $scan->finish;
@@ -121,11 +127,14 @@ like($scan{err}, qr/ERROR:  KM001:/, 'a running scan ends with KM001');
 note(sprintf('loss to the end of a running scan: %.2f s', $took));
 cmp_ok($took, '<', 1 + 10 + 1, 'loss to KM001 within TTL + timeout + 1 s');
 is(sqlstate($node, 'SELECT * FROM t'), 'KM001', 'KM001');
+is($session->query('SELECT count(*) FROM t'), '', 'also in the session that stays');
 my $found = time();
 show_key($file);
 wait_for_ok($node, 'SELECT count(*) FROM t');
 $took = time() - $found;
 note(sprintf('return to the first good row: %.2f s', $took));
+is($session->query('SELECT count(*) FROM t'), '20001', 'without a reconnect');
+$session->quit;
 
 # ---------------------------------------------------------------------
 # Many databases, few workers, and commands that want a database for themselves
@@ -163,6 +172,17 @@ sql('CREATE DATABASE plain');
 sleep(2);
 sql('CREATE EXTENSION cmek', 'plain');
 ok(until_true('SELECT count(*) = 1 FROM cmek.key_events', 'plain'), 'CREATE EXTENSION later');
+
+# A table is bound while a visitor, who has looked at all keys, writes down an
+# event from before: the key is watched from then on, not after an hour
+my $writer = $node->background_psql('plain');
+$writer->query_safe('BEGIN; LOCK TABLE cmek.key_event IN ACCESS EXCLUSIVE MODE');
+sql("CREATE SERVER k FOREIGN DATA WRAPPER cmek_file OPTIONS (key_file '$file')", 'plain');
+ok(until_true(q{SELECT count(*) = 1 FROM pg_locks WHERE NOT granted AND relation = 'cmek.key_event'::regclass}, 'plain'), 'a visitor waits');
+sql(q{CREATE TABLE t (a int) USING cmek_heap WITH (cmek.key = 'k')}, 'plain');
+$writer->query_safe('COMMIT');
+$writer->quit;
+ok(until_true(q{SELECT count(*) = 1 FROM cmek.key_watch WHERE server = 'k' AND class = 'ok'}, 'plain'), 'a key that is bound meanwhile is watched');
 
 # ---------------------------------------------------------------------
 # A start while every KMS is away: the server is up, others are served

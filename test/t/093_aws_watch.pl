@@ -171,8 +171,16 @@ is(sqlstate($node, $bind), '', 'EnableKey: binding a table asks at once, whateve
 ok(wait_for_ok($node, 'SELECT a FROM t7'), 'EnableKey: a row');
 $delay = time() - $enabled;
 cmp_ok($delay, '<', $ttl, sprintf('after %.2f s', $delay));
-ttl(1);
 sql('DROP TABLE scanned');
+my $snapshot = sql("SELECT cmek.snapshot('t7')");
+my $restore = "SELECT cmek.restore_snapshot('$snapshot', 'restored'); DROP TABLE restored";
+$aws->tell('state', arn => $key, state => 'Disabled');
+ok(wait_for_error($node, 'KM001', 'SELECT a FROM t7'), 'disabled again');
+is(sqlstate($node, $restore), 'KM001', "restoring a table asks at once, $_") for 1 .. 4;
+$aws->tell('state', arn => $key, state => 'Enabled');
+is(sqlstate($node, $restore), '', 'EnableKey: restoring does, too');
+ttl(1);
+ok(until_true("SELECT class = 'ok' FROM cmek.key_watch WHERE server = 'a'") && until_true('SELECT cmek.events_waiting() = 0'), 'and it is on record');
 
 # ---------------------------------------------------------------------
 # Each of them

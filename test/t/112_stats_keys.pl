@@ -44,6 +44,22 @@ sql("CREATE TABLE t (a int, b text) USING cmek_heap WITH (cmek.key = 'k1');
 my $session = $node->background_psql('postgres', on_error_stop => 0);
 my $query = 'SELECT * FROM t WHERE a = 3';
 is(expected($session, $query), '300', 'the planner knows');
+
+# They are opened once, as long as nothing changes
+sub reads
+{
+	return $session->query_safe("SELECT coalesce(seq_scan, 0) + coalesce(idx_scan, 0) FROM pg_stat_xact_all_tables WHERE relid = 'cmek.statistic'::regclass");
+}
+$session->query_safe('BEGIN');
+expected($session, $query);
+my $reads = reads();
+expected($session, $query) for 1 .. 5;
+is(reads(), $reads, 'statistics that were opened are not read again');
+$session->query_safe('ANALYZE t');
+my $analyzed = reads();
+is(expected($session, $query), '300', 'after ANALYZE the planner knows');
+cmp_ok(reads(), '>', $analyzed, '... having read them again');
+$session->query_safe('COMMIT');
 sql("SELECT cmek.suspend_key('k1')");
 is(expected($session, $query), '15', 'a session that has opened statistics loses them with the key');
 is(sql("SELECT count(*) FROM cmek.stats WHERE tablename = 't'"), '0', 'the view shows none');
@@ -52,10 +68,11 @@ is($session->{stderr}, '', 'and planning was no error');
 
 # ANALYZE counts, and leaves the sealed statistics
 my $before = sql("SELECT md5(string_agg(sealed::text, '' ORDER BY attnum)) FROM cmek.statistic WHERE relid = 't'::regclass");
-sql("UPDATE pg_class SET reltuples = 1 WHERE oid = 't'::regclass");
+sql("UPDATE pg_class SET reltuples = 1, relpages = 0 WHERE oid = 't'::regclass");
 my $log = -s $node->logfile;
 sql('ANALYZE t');
-is(sql("SELECT reltuples FROM pg_class WHERE oid = 't'::regclass"), '3000', 'ANALYZE without the key counts rows');
+is(sql("SELECT reltuples, relpages * current_setting('block_size')::int = pg_relation_size('t') FROM pg_class WHERE oid = 't'::regclass"), '3000|t',
+	'ANALYZE without the key counts rows and pages');
 is(sql("SELECT md5(string_agg(sealed::text, '' ORDER BY attnum)) FROM cmek.statistic WHERE relid = 't'::regclass"), $before, 'and leaves the statistics there are');
 my @said = slurp_file($node->logfile, $log) =~ /LOG:  (statistics of table .*)/g;
 is("@said", 'statistics of table "t" are not renewed while its key is away', 'with one line in the log');
@@ -150,5 +167,30 @@ sql("CREATE VIEW seen_$_ AS SELECT * FROM secret_$_; GRANT SELECT ON seen_$_ TO 
 is(told('spy', 'seen_cmek_heap'), told('spy', 'seen_heap'), 'a view is as a view of a plain table');
 
 $session->quit;
+
+# ---------------------------------------------------------------------
+# Another extension with the same hooks, loaded before and after
+# ---------------------------------------------------------------------
+
+sql("CREATE TABLE hooked (a int, b text) USING cmek_heap; INSERT INTO hooked SELECT i % 10, 'b' || i FROM generate_series(1, 3000) i;
+	CREATE INDEX hooked_e ON hooked ((upper(b))); ANALYZE hooked");
+for my $libraries ('cmek_test_planner, cmek', 'cmek, cmek_test_planner')
+{
+	$node->append_conf('postgresql.conf', "shared_preload_libraries = '$libraries'");
+	$node->restart;
+	my $plan = sub {
+		my ($set) = @_;
+		my ($rc, $out, $err) = $node->psql('postgres', "$set; EXPLAIN SELECT * FROM hooked WHERE a = 3 AND upper(b) < 'B2'");
+		return ($out =~ /rows=(\d+) width=(\d+)/, $err);
+	};
+	my ($expected, $width, $asked) = $plan->('SELECT');
+	like($asked, qr/asked for column 1 of hooked\n/, "$libraries: the other is asked for a column");
+	like($asked, qr/asked for column 1 of hooked_e\n/, '... and for an expression');
+	cmp_ok($expected, '>', 50, '... and where it knows nothing, sealed statistics are served');
+	cmp_ok($width, '<', 100, '... widths, too');
+	my ($guessed, $given) = $plan->("SET cmek_test_planner.knows_nothing_of = 'hooked'");
+	cmp_ok($guessed, '<', 50, '... what it decides stands');
+	cmp_ok($given, '>=', 4711, '... for widths, too');
+}
 $node->stop;
 done_testing();

@@ -9,8 +9,8 @@
  *	 C_Decrypt hang | C_Decrypt crash | C_Decrypt 0x30 | C_Decrypt short
  *	 C_Decrypt once:0x30, which removes the file
  *
- * Calls of C_Initialize and C_Login are noted, with the process and the PIN,
- * in the file of the same name with .log at its end.  Needs nothing of the server.
+ * Calls of C_Initialize, C_Login and C_Decrypt are noted, with the process and
+ * the PIN, in the file of the same name with .log at its end.  Needs nothing of the server.
  *
  *-------------------------------------------------------------------------
  */
@@ -153,6 +153,9 @@ our_decrypt(P11Session session, unsigned char *in, unsigned long inlen,
 {
 	P11Rv		rv = fault("C_Decrypt");
 
+	/* not the question for the length */
+	if (out != NULL)
+		note("C_Decrypt", (const unsigned char *) "", 0);
 	if (rv != P11_OK)
 		return rv;
 	rv = real.decrypt(session, in, inlen, out, outlen);
