@@ -61,11 +61,13 @@ other_entries(const TM_IndexDeleteOp *op, OffsetNumber *offsets,
 	for (OffsetNumber at = P_FIRSTDATAKEY(BTPageGetOpaque(page)); at <= last; at++)
 	{
 		ItemId		id = PageGetItemId(page, at);
-		IndexTuple	entry = (IndexTuple) PageGetItem(page, id);
+		IndexTuple	entry;
 
 		/* a damaged one is not for an insert to find */
-		if (asked[at] || !bt_item_is_sound(page, id) ||
-			ItemPointerGetOffsetNumberNoCheck(&entry->t_tid) > BT_OFFSET_MASK)
+		if (asked[at] || !bt_item_is_sound(page, id))
+			continue;
+		entry = (IndexTuple) PageGetItem(page, id);
+		if (ItemPointerGetOffsetNumberNoCheck(&entry->t_tid) > BT_OFFSET_MASK)
 			continue;
 		offsets[n] = at;
 		tids[n++] = entry->t_tid;
