@@ -315,7 +315,7 @@ drop_table(const CmekLostKey *key, char *taken)
 	if (!is_still_away(key))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("the key is back")));
+				 errmsg("the key was not found to be away once more")));
 	cmek_event_note(CMEK_EVENT_SNAPSHOT, key->name, doomed, taken);
 	cmek_event_note(CMEK_EVENT_DROP, key->name, doomed, taken);
 	detach_and_drop();

@@ -217,12 +217,23 @@ system_or_bail('cp', '-a', $node->data_dir . '.cmek', $back->data_dir . '.cmek')
 $back->start;
 is(checksums($back, 'child'), $before{child}, 'a backup from before the drop has the table');
 $back->safe_psql('postgres', q{ALTER TABLE child SET (cmek.key = 'o')});
+my $export = $back->safe_psql('postgres', 'SELECT cmek.export_keys()');
 $back->stop;
 hide_key($file);
 $back->start;
 is(sqlstate($back, 'SELECT * FROM boss'), 'KM001', 'control: the key of then is away');
 is(sqlstate($back, "SELECT cmek.restore_snapshot('$id_of{child}.cmeksnap', 'child2', 'o')"), '', 'after a switch the newest key opens the snapshot');
 is(checksums($back, 'child2'), $before{child}, 'every value of every column is equal');
+# the same where nobody switched, but the keys of the switch were brought
+$back->stop;
+my $late = PostgreSQL::Test::Cluster->new('late');
+$late->init_from_backup($node, 'before');
+system_or_bail('cp', '-a', $node->data_dir . '.cmek', $late->data_dir . '.cmek');
+$late->start;
+is(sqlstate($late, "SELECT cmek.restore_snapshot('$id_of{child}.cmeksnap', 'child2', 'o')"), 'KM001', 'control: without them it does not open');
+isnt($late->safe_psql('postgres', "SELECT cmek.import_keys('$export')"), '0', 'keys of the switch come in');
+is(sqlstate($late, "SELECT cmek.restore_snapshot('$id_of{child}.cmeksnap', 'child2', 'o')"), '', 'with imported keys the newest opens the snapshot');
+is(checksums($late, 'child2'), $before{child}, 'every value of every column is equal');
 show_key($file);
-$_->stop for ($node, $other, $heir, $back);
+$_->stop for ($node, $other, $heir, $late);
 done_testing();
