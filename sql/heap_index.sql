@@ -221,3 +221,15 @@ SET enable_seqscan = off;
 SELECT twin('SELECT * FROM uq WHERE b = $$z$$');
 RESET enable_seqscan;
 
+-- an index stores names as C strings, of which core makes names again
+CREATE TABLE named (n name) USING cmek_heap;
+INSERT INTO named SELECT 'name' || i FROM generate_series(1, 3) i;
+CREATE INDEX ON named (n);
+VACUUM named;
+SET enable_seqscan = off;
+SET enable_bitmapscan = off;
+EXPLAIN (COSTS OFF) SELECT n FROM named WHERE n > 'a';
+SELECT n, repeat(n::text, 2) || '-' || n FROM named WHERE n > 'a' ORDER BY n;
+RESET enable_seqscan;
+RESET enable_bitmapscan;
+DROP TABLE named;

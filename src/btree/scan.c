@@ -236,7 +236,11 @@ bt_gettuple(IndexScanDesc scan, ScanDirection dir)
 	if (found)
 	{
 		scan->xs_heaptid = scan_shown_tid(self, dir);
-		scan->xs_recheck = self->recheck;
+		/*
+		 * What an index-only scan returns is the sealed entry itself.  A
+		 * recheck would free names that core has copied for it.
+		 */
+		scan->xs_recheck = self->recheck && !scan->xs_want_itup;
 		if (scan->xs_want_itup)
 		{
 			MemoryContext old = MemoryContextSwitchTo(scan_context(self, &self->tuple));

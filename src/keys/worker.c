@@ -105,7 +105,7 @@ call_provider(const CmekKeyRequest *what, CmekInstant started,
 	req.expected_version = what->version;
 	req.blob = what->blob;
 	req.blob_len = what->blob_len;
-	req.deadline = TimestampTzPlusMilliseconds(started, cmek_kms_timeout);
+	req.deadline = started + cmek_kms_timeout * INT64CONST(1000);
 	if (provider == NULL && what->op != CMEK_OP_POST)
 		cmek_kms_answer(answer, CMEK_KMS_MISCONFIGURED, "NoProvider",
 						"there is no provider \"%s\"", what->config.provider);

@@ -628,14 +628,17 @@ named_files(const char *sql, const char *where)
 static void
 end_left_over(CmekStore *store, const StoredFile *file, const char *where)
 {
+	int64		age = (int64) time(NULL) - (int64) file->changed;
+
 	if (has_suffix(file->name, CMEK_STORE_UNFINISHED))
 	{
 		ereport(LOG,
 				(errmsg("removing unfinished file \"%s\"", file->name)));
 		(void) cmek_store_remove(store, file->name);
 	}
+	/* whose it is stands in the file: those of others are not read each time */
 	else if (has_suffix(file->name, CMEK_SNAPSHOT_SUFFIX) &&
-			 is_ours(store, file->name))
+			 age > cmek_snapshot_retention && is_ours(store, file->name))
 	{
 		ereport(LOG,
 				(errmsg("file \"%s\", which no snapshot of this database has, will be removed after %d s",
