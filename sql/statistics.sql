@@ -64,7 +64,7 @@ BEGIN;
 ANALYZE stat_p.t; ANALYZE stat_s.t; ANALYZE stat_s.t;
 SELECT * FROM pg_temp.differences();
 ROLLBACK;
-SELECT most_common_vals ~ 'changed' AS as_before FROM cmek.stats WHERE tablename = 't' AND attname = 'name';
+SELECT most_common_vals ~ 'changed' AS as_before FROM cmek.stats WHERE schemaname = 'stat_s' AND tablename = 't' AND attname = 'name';
 BEGIN;
 SAVEPOINT a;
 ANALYZE stat_s.t (grp);
@@ -102,7 +102,7 @@ INSERT INTO stat_s.mix1 SELECT i, 'hidden' FROM generate_series(1, 100) i;
 INSERT INTO stat_s.mix2 SELECT i, 'open' FROM generate_series(1, 100) i;
 ANALYZE stat_s.mix;
 SELECT attname, most_common_vals FROM pg_stats WHERE schemaname = 'stat_s' AND tablename = 'mix' AND attname = 'v';
-SELECT count(*) FROM cmek.stats WHERE tablename = 'mix';
+SELECT count(*) FROM cmek.stats WHERE schemaname = 'stat_s' AND tablename = 'mix';
 DROP TABLE stat_s.mix CASCADE;
 
 -- temporary tables have a key of the session
@@ -170,13 +170,13 @@ SELECT count(*) > 0 AS plain FROM pg_stats WHERE schemaname = 'stat_p' AND table
 -- in clear when that is wanted, and sealed again
 SET cmek.plaintext_statistics = on;
 ANALYZE stat_s.r;
-SELECT count(*) FROM cmek.stats WHERE tablename = 'r';
+SELECT count(*) FROM cmek.stats WHERE schemaname = 'stat_s' AND tablename = 'r';
 SELECT pg_temp.in_clear() > 0 AS in_clear;
 CREATE STATISTICS stat_s.st ON id, name FROM stat_s.r;
 RESET cmek.plaintext_statistics;
 ANALYZE stat_s.r;
 SELECT pg_temp.in_clear();
-SELECT count(*) > 0 AS sealed FROM cmek.stats WHERE tablename = 'r';
+SELECT count(*) > 0 AS sealed FROM cmek.stats WHERE schemaname = 'stat_s' AND tablename = 'r';
 SELECT count(*) FROM cmek.exposures WHERE "table" = 'stat_s.r'::regclass;
 
 -- more rows than the sample has: those are of all parts of the table
@@ -187,9 +187,9 @@ ANALYZE stat_s.big;
 RESET default_statistics_target;
 SELECT reltuples FROM pg_class WHERE oid = 'stat_s.big'::regclass;
 SELECT n_distinct, cardinality(bounds) AS bounds, bounds[1] < 500 AS first, bounds[6] BETWEEN 17000 AND 23000 AS middle, bounds[11] > 39500 AS last, correlation > 0.99 AS in_order
-	FROM (SELECT *, histogram_bounds::int[] AS bounds FROM cmek.stats WHERE tablename = 'big' AND attname = 'id') b;
-SELECT n_distinct, cardinality(most_common_freqs) AS common, (SELECT bool_and(f BETWEEN 0.06 AND 0.14) FROM unnest(most_common_freqs) f) AS alike FROM cmek.stats WHERE tablename = 'big' AND attname = 'grp';
-SELECT null_frac BETWEEN 0.44 AND 0.56 AS half FROM cmek.stats WHERE tablename = 'big' AND attname = 'half';
+	FROM (SELECT *, histogram_bounds::int[] AS bounds FROM cmek.stats WHERE schemaname = 'stat_s' AND tablename = 'big' AND attname = 'id') b;
+SELECT n_distinct, cardinality(most_common_freqs) AS common, (SELECT bool_and(f BETWEEN 0.06 AND 0.14) FROM unnest(most_common_freqs) f) AS alike FROM cmek.stats WHERE schemaname = 'stat_s' AND tablename = 'big' AND attname = 'grp';
+SELECT null_frac BETWEEN 0.44 AND 0.56 AS half FROM cmek.stats WHERE schemaname = 'stat_s' AND tablename = 'big' AND attname = 'half';
 
 -- an error of somebody's function is the statement's: all that was begun ends with it
 CREATE FUNCTION stat_s.fails(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$
@@ -217,7 +217,7 @@ SELECT a FROM before;
 RESET stat.fails;
 \set VERBOSITY default
 ANALYZE stat_s.r;
-SELECT count(*) > 0 AS sealed FROM cmek.stats WHERE tablename = 'r_fails';
+SELECT count(*) > 0 AS sealed FROM cmek.stats WHERE schemaname = 'stat_s' AND tablename = 'r_fails';
 DROP INDEX stat_s.r_fails;
 
 -- extended statistics have no hook
