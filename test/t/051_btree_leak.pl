@@ -187,6 +187,13 @@ sub flip_all
 			SELECT count(*) FROM $table WHERE k > 'a' AND n <> 3 * substr(k, 2)::int;
 			SELECT count(*) FROM $table WHERE k = 'k77' AND id <> 77});
 		my @counts = grep { /^\d+$/ } split(/\n/, $out);
+		# nbtree believes headers: a stock index can crash the server, too
+		if ($err =~ /server closed the connection|connection to server was lost|terminated abnormally/)
+		{
+			$seen{crash}++;
+			$node->poll_query_until('postgres', 'SELECT true');
+			next;
+		}
 		$seen{ $err ne '' ? 'error' : (grep { $_ != 0 } @counts) ? 'wrong' : 'fine' }++;
 	}
 	spew_binary($file, $good);
@@ -203,7 +210,7 @@ $node->safe_psql('postgres', q{
 	END$$;
 	CREATE TABLE evict_filler (a text) WITH (fillfactor = 10);
 	INSERT INTO evict_filler SELECT repeat('x', 800) FROM generate_series(1, 300)});
-$node->append_conf('postgresql.conf', 'shared_buffers = 128kB');
+$node->append_conf('postgresql.conf', "shared_buffers = 128kB\nrestart_after_crash = on");
 $node->safe_psql('postgres', 'VACUUM FREEZE evict_filler');
 $node->restart;
 my $plain = flip_all('fl_plain', 'fl_plain_k', 25);
