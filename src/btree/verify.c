@@ -20,7 +20,6 @@
 #include "postgres.h"
 
 #include "access/table.h"
-#include "access/xact.h"
 #include "catalog/index.h"
 #include "common/hashfn.h"
 #include "executor/executor.h"
@@ -28,7 +27,6 @@
 #include "nodes/execnodes.h"
 #include "storage/bufmgr.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 
 #include "btree/internal.h"
@@ -433,8 +431,9 @@ verify_unique(VerifyIndex *v, Snapshot snapshot)
 
 /* The passes */
 static void
-verify_passes(VerifyIndex *v)
+verify_passes(void *arg)
 {
+	VerifyIndex *v = arg;
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 
 	verify_pages(v);
@@ -453,38 +452,19 @@ verify_passes(VerifyIndex *v)
 static void
 verify_in_subtransaction(VerifyIndex *v)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
 	BtActivity	activity;
+	ErrorData  *error;
 
 	bt_activity_begin(&activity, v->index);
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
+	error = cmek_try(verify_passes, v);
+	if (error != NULL)
 	{
-		verify_passes(v);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		/* whatever it was: who catches it next has a subtransaction of its own */
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
 		if (error->sqlerrcode != ERRCODE_INDEX_CORRUPTED &&
 			error->sqlerrcode != ERRCODE_DATA_CORRUPTED)
 			ReThrowError(error);
 		problem(v, NULL, error->message);
 		FreeErrorData(error);
 	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
 	bt_activity_end(&activity);
 }
 

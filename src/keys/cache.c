@@ -482,8 +482,7 @@ cmek_cache_due(CmekInstant now, int64 ttl_us, CmekDueProof *due, int max)
 
 	LWLockAcquire(cmek_lock(CMEK_LOCK_CACHE), LW_SHARED);
 	for (int i = 0; i < cache->nslots; i++)
-		if (slots[i].used && (now - slots[i].proved_at >= ttl_us ||
-							  slots[i].proved_at > now))
+		if (slots[i].used && now - slots[i].proved_at >= ttl_us)
 			n = add_due(due, n, max, &slots[i]);
 	LWLockRelease(cmek_lock(CMEK_LOCK_CACHE));
 	return n;

@@ -194,8 +194,13 @@ extern PGDLLIMPORT void (*cmek_index_keys_wanted) (Oid relid);
  */
 extern bool cmek_key_is_available(Oid relid);
 /*
- * Do something for which a key may be away, or go meanwhile, in a
- * subtransaction: false when it ended in KM001, and all of it was undone.
+ * Do something in a subtransaction (try.c): the error that it ended in, after
+ * all of it was undone, for ReThrowError() or FreeErrorData(); NULL for none.
+ */
+extern ErrorData *cmek_try(void (*work) (void *arg), void *arg);
+/*
+ * The same for something for which a key may be away, or go meanwhile: false
+ * when it ended in KM001; other errors are raised.
  */
 extern bool cmek_key_try(void (*work) (void *arg), void *arg);
 

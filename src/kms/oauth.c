@@ -80,6 +80,5 @@ cmek_oauth_sign(const char *pem, CmekText *jwt, CmekKmsAnswer *answer)
 int64
 cmek_oauth_now(void)
 {
-	return GetCurrentTimestamp() / USECS_PER_SEC +
-		(POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY;
+	return (int64) timestamptz_to_time_t(GetCurrentTimestamp());
 }

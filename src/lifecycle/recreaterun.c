@@ -21,7 +21,6 @@
 #include "tcop/utility.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 
 #include "keys/keys.h"
@@ -233,37 +232,33 @@ note_failure(CmekRecreate *r, const char *what, ErrorData *error)
 		cmek_recreate_fail(r, "%s: %s", what, error->message);
 }
 
+/* A step and what it works on */
+typedef struct RecreateTry
+{
+	CmekRecreate *recreate;
+	CmekRecreateStep step;
+	const json_t *object;
+} RecreateTry;
+
+static void
+try_step(void *arg)
+{
+	const RecreateTry *t = arg;
+
+	t->step(t->recreate, t->object);
+}
+
 /* See manifest.h.  Without "what" a failure is not written down. */
 bool
 cmek_recreate_try(CmekRecreate *r, const char *what, CmekRecreateStep step,
 				  const json_t *object)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	volatile bool done = false;
-	ErrorData  *volatile error = NULL;
+	RecreateTry t = {r, step, object};
+	ErrorData  *error = cmek_try(try_step, &t);
 
-	BeginInternalSubTransaction(NULL);
-	PG_TRY();
-	{
-		step(r, object);
-		ReleaseCurrentSubTransaction();
-		done = true;
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-	if (error != NULL)
-	{
-		note_failure(r, what, error);
-		FreeErrorData(error);
-	}
-	return done;
+	if (error == NULL)
+		return true;
+	note_failure(r, what, error);
+	FreeErrorData(error);
+	return false;
 }

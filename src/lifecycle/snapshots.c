@@ -41,7 +41,6 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
-#include "utils/resowner.h"
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
 
@@ -559,44 +558,38 @@ set_state(const char *file, bool there)
 	cmek_event_record(event);
 }
 
-/* Does a file say that this database of this installation wrote it? */
-static bool
-says_ours(CmekStore *store, const char *name)
+/* Whose a file is */
+typedef struct Origin
 {
-	CmekSnapReader *r = cmek_snap_open(store, name);
+	CmekStore  *store;
+	const char *name;
+	bool		ours;			/* of this database of this installation */
+} Origin;
+
+/* Read it in the file */
+static void
+read_origin(void *arg)
+{
+	Origin	   *origin = arg;
+	CmekSnapReader *r = cmek_snap_open(origin->store, origin->name);
 	const json_t *head = cmek_snap_head(r);
 	const char *by = json_string_value(json_object_get(head, "installation"));
-	bool		ours;
 
-	ours = by != NULL && strcmp(by, cmek_installation()) == 0 &&
+	origin->ours = by != NULL && strcmp(by, cmek_installation()) == 0 &&
 		json_integer_value(json_object_get(head, "database_oid")) == MyDatabaseId;
 	cmek_snap_close(r);
-	return ours;
 }
 
-/* The same; one that cannot be read says nothing, and stays. */
+/* Is a file ours?  One that cannot be read says nothing, and stays. */
 static bool
 is_ours(CmekStore *store, const char *name)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	volatile bool ours = false;
+	Origin		origin = {store, name, false};
+	ErrorData  *error = cmek_try(read_origin, &origin);
 
-	BeginInternalSubTransaction(NULL);
-	PG_TRY();
-	{
-		ours = says_ours(store, name);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		RollbackAndReleaseCurrentSubTransaction();
-		FlushErrorState();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-	return ours;
+	if (error != NULL)
+		FreeErrorData(error);
+	return error == NULL && origin.ours;
 }
 
 /* Does a file end like this? */

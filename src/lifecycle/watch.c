@@ -387,8 +387,9 @@ probe_due(const WatchedKey *key)
 
 /* Have a key proved if its time has come; returns when to look again. */
 static CmekInstant
-probe(const WatchedKey *key, CmekInstant now)
+probe(const WatchedKey *key)
 {
+	CmekInstant now = cmek_now();
 	CmekInstant due = probe_due(key);
 
 	if (due > now)
@@ -431,7 +432,7 @@ cmek_watch_keys(void)
 	{
 		if (keys[i].watch.known)
 			cmek_watch_written(keys[i].server, &keys[i].watch);
-		next = Min(next, probe(&keys[i], cmek_now()));
+		next = Min(next, probe(&keys[i]));
 	}
 	return next;
 }
