@@ -19,6 +19,7 @@ import report
 from server import SOCKET, WORK, Cluster, Session, pgbench, program
 
 TWINS = ('heap', 'cmek')
+DATABASES = ('plain', 'sealed')     # of pgbench
 SETTINGS = {
     'listen_addresses': '', 'unix_socket_directories': SOCKET,
     'shared_preload_libraries': 'cmek', 'cmek.key_cache_ttl': '1h', 'cmek.plaintext_indexes': 'on',
@@ -27,6 +28,7 @@ SETTINGS = {
     'maintenance_work_mem': '256MB', 'max_parallel_maintenance_workers': '0',
     'max_locks_per_transaction': '256',
 }
+CIPHER_PORT = 5433
 STARTED = time.time()
 
 
@@ -47,51 +49,57 @@ class Bench:
 
     # ---- the cipher alone -------------------------------------------------
 
-    def measure_lengths(self, session):
+    def measure_lengths(self):
         """Bytes inside the seal: of a row from t_infomask2 on (format.h), of a full chunk"""
-        session.run('CREATE TEMP TABLE acc (%s); CREATE TEMP TABLE wide (%s)'
-                    % (cases.ACCOUNTS, cases.wide_columns()))
-        session.run("INSERT INTO acc SELECT i, i, i, md5(i::text) FROM generate_series(99900, 100000) i;"
-                    "INSERT INTO wide SELECT %s FROM generate_series(99900, 100000) g" % cases.wide_values())
-        self.lengths = {t: int(session.value('SELECT avg(pg_column_size(x.*))::int - 18 FROM %s x' % t))
+        run = self.cipher.run
+        run('CREATE TEMP TABLE acc (%s); CREATE TEMP TABLE wide (%s)' % (cases.ACCOUNTS, cases.wide_columns()))
+        run("INSERT INTO acc SELECT i, i, i, md5(i::text) FROM generate_series(99900, 100000) i;"
+            "INSERT INTO wide SELECT %s FROM generate_series(99900, 100000) g" % cases.wide_values())
+        self.lengths = {t: int(self.cipher.value('SELECT avg(pg_column_size(x.*))::int - 18 FROM %s x' % t))
                         for t in ('acc', 'wide')}
         self.lengths['toast'] = 1964
 
-    def speed(self):
-        """ns to seal and to open a value, of the best of many short runs"""
-        self.cluster.start(shared_preload_libraries='')
-        session = Session('postgres')
-        self.measure_lengths(session)
-        session.run('CREATE EXTENSION cmek_test_crypto')
-        self.best = session.value("SELECT test_implementation('auto')")
-        self.ns = {}
+    def cipher_start(self):
+        """A server of its own, where nothing but the cipher runs"""
+        self.cipher_cluster = Cluster({'listen_addresses': '', 'unix_socket_directories': SOCKET}, 'cipher', CIPHER_PORT)
+        self.cipher_cluster.start()
+        self.cipher = Session('postgres', port=CIPHER_PORT)
+        self.cipher.run('CREATE EXTENSION cmek_test_crypto')
+        self.measure_lengths()
+        self.best = self.cipher.value("SELECT test_implementation('auto')")
+        self.impls = []
         for impl in ('auto', 'ipsec-mb-avx2', 'openssl'):
-            for length in sorted(self.lengths.values()):
-                try:
-                    runs = [session.value("SELECT seal, open FROM test_speed('%s', %d, 5000)" % (impl, length)).split('|')
-                            for _ in range(30)]
-                except RuntimeError:
-                    continue
-                self.ns[impl, length] = tuple(min(float(r[i]) for r in runs) for i in (0, 1))
-                say('%s, %d bytes: seal %.0f ns, open %.0f ns' % ((impl, length) + self.ns[impl, length]))
-        session.run('DROP EXTENSION cmek_test_crypto')
-        session.close()
-        self.cluster.stop()
+            try:
+                for length in sorted(self.lengths.values()):
+                    say('%s, %d bytes: seal %.0f ns, open %.0f ns' % ((impl, length) + self.ns(impl, length)))
+                self.impls.append(impl)
+            except RuntimeError:
+                say('%s: not on this machine' % impl)
 
-    def floor(self, c, heap_seconds, impl='auto'):
-        """1 + what the cipher takes of a case / what heap takes"""
-        length = self.lengths.get(c.table)
-        if not (c.opens or c.seals) or (impl, length) not in self.ns:
+    def cipher_stop(self):
+        self.cipher.run('DROP EXTENSION cmek_test_crypto')
+        self.cipher.close()
+        self.cipher_cluster.stop()
+
+    def ns(self, impl, length):
+        """ns to seal and to open a value, right now: the median of some short runs"""
+        runs = [self.cipher.value("SELECT seal, open FROM test_speed('%s', %d, 5000)" % (impl, length)).split('|')
+                for _ in range(9)]
+        return tuple(statistics.median(float(r[i]) for r in runs) for i in (0, 1))
+
+    def cipher_ms(self, c, impl):
+        """What the cipher would take of a case right now; None where none is counted"""
+        if not (c.opens or c.seals) or c.table not in self.lengths:
             return None
-        seal, opening = self.ns[impl, length]
-        return 1 + c.rows * (c.opens * opening + c.seals * seal) / 1e9 / heap_seconds
+        seal, opening = self.ns(impl, self.lengths[c.table])
+        return c.rows * (c.opens * opening + c.seals * seal) / 1e6
 
     # ---- set-up -----------------------------------------------------------
 
     def fill(self):
         self.cluster.start()
         first = Session('postgres')
-        for db in ('bench', 'plain', 'sealed'):
+        for db in ('bench',) + DATABASES:
             first.run('CREATE DATABASE ' + db)
         first.run("ALTER DATABASE sealed SET default_table_access_method = 'cmek_heap'")
         first.close()
@@ -108,7 +116,7 @@ class Bench:
 
     def fill_pgbench(self):
         """pgbench's own tables, and twins of a few of ours, in databases of their own"""
-        for db in ('plain', 'sealed'):
+        for db in DATABASES:
             say('filling database ' + db)
             s = Session(db)
             if db == 'sealed':
@@ -142,13 +150,13 @@ class Bench:
             if n > 0:           # the first one warms up
                 result.wall.append((pair[0][0] * 1e3, pair[1][0] * 1e3))
                 result.pairs.append((pair[0][1] * 1e3, pair[1][1] * 1e3))
+                result.cipher.append(self.cipher_ms(c, impl))
         if c.pgcrypto and pgcrypto:
             result.pgcrypto_share = 1 if 'lookups' in c.name else cases.PGCRYPTO_SHARE
             for n in range(3):
                 if c.before:
                     session.run(c.before.replace('{t}', 'pgcrypto'))
                 result.pgcrypto.append(session.timed(c.pgcrypto.replace('{t}', 'pgcrypto'))[1] * 1e3)
-        result.floor = self.floor(c, result.heap() / 1e3, impl)
         self.results.append(result)
         say('%s: %s' % (c.name, result.summary()))
 
@@ -178,8 +186,7 @@ class Bench:
 
     def other_ciphers(self):
         for impl in ('ipsec-mb-avx2', 'openssl'):
-            if impl not in (name for name, _ in self.ns):
-                say('%s: not on this machine' % impl)
+            if impl not in self.impls:
                 continue
             session = Session(options='-c cmek.crypto=' + impl)
             for c in self.every:
@@ -201,21 +208,24 @@ class Bench:
             for clients in counts:
                 self.one_transaction(name, script, target, clients)
 
+    def transaction_rounds(self, clients):
+        """A second of pgbench is a matter of luck, so there are more of them where a target is to be judged"""
+        return 2 * self.rounds + 1 if clients == 1 else self.rounds
+
     def one_transaction(self, name, script, target, clients):
         result = report.Result('Transactions (pgbench -M prepared; us of CPU each)',
                                name if clients == 1 else '%s, %d clients' % (name, clients), 'us', target)
         wal = report.Result('Bytes', 'WAL of a transaction, ' + name, 'bytes', 1.30)
-        for n in range(self.rounds + 1):
-            pair, written = [], []
-            for db in ('plain', 'sealed'):
-                wrote = self.wal(lambda db=db: pair.append(
-                    pgbench(self.cluster, db, clients, self.seconds, script)))
-                written.append(wrote / pair[-1][2])
+        for n in range(self.transaction_rounds(clients) + 1):
+            took, written = {}, {}
+            for db in DATABASES[::-1 if n % 2 else 1]:
+                wrote = self.wal(lambda db=db: took.update({db: pgbench(self.cluster, db, clients, self.seconds, script)}))
+                written[db] = wrote / took[db][2]
             if n == 0:          # warms up, and backends of the set-up are reaped in it
                 continue
-            result.pairs.append((pair[0][1] * 1e6, pair[1][1] * 1e6))
-            result.wall.append((1 / pair[0][0], 1 / pair[1][0]))
-            wal.pairs.append(tuple(written))
+            result.pairs.append(tuple(took[db][1] * 1e6 for db in DATABASES))
+            result.wall.append(tuple(1 / took[db][0] for db in DATABASES))
+            wal.pairs.append(tuple(written[db] for db in DATABASES))
         self.results.append(result)
         if clients == 1 and name in ('TPC-B', 'simple-update'):
             self.results.append(wal)
@@ -315,7 +325,7 @@ class Bench:
     # ---- all of it --------------------------------------------------------
 
     def run(self):
-        self.speed()
+        self.cipher_start()
         self.fill()
         self.facts_now()
         self.every = cases.statements(self.rows, WORK)
@@ -323,6 +333,7 @@ class Bench:
                       self.fill_pgbench, self.transactions, self.many_tables, self.cold_start,
                       self.reseal, self.switches, self.revocation, self.small_buffers):
             self.attempt(phase)
+        self.cipher_stop()
 
     def attempt(self, phase):
         """What fails is in the report and fails the run, but what follows is measured"""
@@ -363,8 +374,9 @@ class Bench:
             '%s, %d processors, Linux %s, load %.1f at the start' % (cpu, os.cpu_count(), os.uname().release, load),
             'PostgreSQL %s; cipher: %s (libipsec-mb %s); opening %s' % (
                 version, self.best, library,
-                ', '.join('%d bytes %.0f ns' % (length, self.ns['auto', length][1]) for length in sorted(self.lengths.values()))),
-            '%s rows, %d rounds' % ('{:,}'.format(self.rows), self.rounds), shown]
+                ', '.join('%d bytes %.0f ns' % (length, self.ns('auto', length)[1]) for length in sorted(self.lengths.values()))),
+            '%s rows, %d rounds (transactions of one client: %d)' % (
+                '{:,}'.format(self.rows), self.rounds, self.transaction_rounds(1)), shown]
 
 
 def main():

@@ -19,7 +19,7 @@ class Result:
         self.wall = []
         self.pgcrypto = []
         self.pgcrypto_share = 1
-        self.floor = None
+        self.cipher = []        # what the cipher alone would take, measured beside each pair
 
     def heap(self):
         return median(p[0] for p in self.pairs)
@@ -29,6 +29,10 @@ class Result:
 
     def ratio(self):
         return self.cmek() / self.heap()
+
+    def floor(self):
+        """1 + the cipher / heap"""
+        return 1 + median(self.cipher) / self.heap() if self.cipher and None not in self.cipher else None
 
     def spread(self):
         ratios = [b / a for a, b in self.pairs]
@@ -80,7 +84,7 @@ def table(results):
         low, high = r.spread()
         out += row([r.name, r.unit, number(r.heap()), number(r.cmek()), '**%.2f**' % r.ratio(),
                     '%.2f - %.2f' % (low, high) if len(r.pairs) > 1 else '',
-                    ratio_text(r.wall_ratio()), ratio_text(r.floor), ratio_text(r.target),
+                    ratio_text(r.wall_ratio()), ratio_text(r.floor()), ratio_text(r.target),
                     '' if r.target is None else 'met' if r.met() else '**not met**',
                     ratio_text(r.pgcrypto_ratio())])
     return out

@@ -23,11 +23,11 @@ def program(name):
 class Cluster:
     """One data directory, started and stopped with various settings."""
 
-    def __init__(self, settings):
-        self.data = WORK + '/data'
-        self.log = WORK + '/server.log'
-        self.settings = dict(settings)
-        os.makedirs(SOCKET, mode=0o700)
+    def __init__(self, settings, name='data', port=5432):
+        self.data = '%s/%s' % (WORK, name)
+        self.log = '%s/%s.log' % (WORK, name)
+        self.settings = dict(settings, port=port)
+        os.makedirs(SOCKET, mode=0o700, exist_ok=True)
         subprocess.run([program('initdb'), '-D', self.data, '-A', 'trust', '-U', 'postgres',
                         '--encoding=UTF8', '--locale=C', '--no-sync'],
                        check=True, stdout=subprocess.DEVNULL)
@@ -56,8 +56,8 @@ class Cluster:
 class Session:
     """psql at the other end of a pipe, so that statements share a backend."""
 
-    def __init__(self, db='bench', options=''):
-        env = dict(os.environ, PGOPTIONS=options)
+    def __init__(self, db='bench', options='', port=5432):
+        env = dict(os.environ, PGOPTIONS=options, PGPORT=str(port))
         self.psql = subprocess.Popen(
             [program('psql'), '-XqAt', '-v', 'VERBOSITY=verbose', '-h', SOCKET, '-U', 'postgres', db],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
