@@ -84,7 +84,10 @@ aesni_expand(CmekPermutation *self, const uint8 *key)
 #undef EXPAND
 }
 
-/* The round function of some halves, side by side; inlined for a fixed n */
+/*
+ * The round function of some halves, side by side; inlined for a fixed n.  The
+ * blocks are to stay in registers, so the loops over them must be unrolled.
+ */
 AESNI_TARGET static inline __attribute__((always_inline)) void
 aesni_round(const CmekPermutation *self, int round, const uint32 *half,
 			uint32 *out, int n)
@@ -93,15 +96,19 @@ aesni_round(const CmekPermutation *self, int round, const uint32 *half,
 	__m128i		block[LANES];
 	__m128i		key = _mm_loadu_si128(&k[0]);
 
+#pragma GCC unroll 8
 	for (int i = 0; i < n; i++)
 		block[i] = _mm_xor_si128(_mm_set_epi32(0, 0, round, (int) half[i]), key);
+#pragma GCC unroll 9
 	for (int j = 1; j < AES128_ROUND_KEYS - 1; j++)
 	{
 		key = _mm_loadu_si128(&k[j]);
+#pragma GCC unroll 8
 		for (int i = 0; i < n; i++)
 			block[i] = _mm_aesenc_si128(block[i], key);
 	}
 	key = _mm_loadu_si128(&k[AES128_ROUND_KEYS - 1]);
+#pragma GCC unroll 8
 	for (int i = 0; i < n; i++)
 		out[i] = (uint32) _mm_cvtsi128_si32(_mm_aesenclast_si128(block[i], key));
 }
