@@ -62,6 +62,7 @@ cmek_heap_init(void)
 	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
 
 	cmek_sealed_desc = CreateTemplateTupleDesc(0);
+	CMEK_TUPLE_DESC_FINALIZE(cmek_sealed_desc);
 	MemoryContextSwitchTo(old);
 
 	cmek_stock_heap = GetHeapamTableAmRoutine();

@@ -147,6 +147,7 @@ cmek_manifest_row_desc(const json_t *manifest)
 	desc->constr->missing = palloc0(Max(natts, 1) * sizeof(AttrMissing));
 	for (int i = 0; i < natts; i++)
 		describe_column(desc, i, json_array_get(columns, i));
+	CMEK_TUPLE_DESC_FINALIZE(desc);
 	return desc;
 }
 
