@@ -173,6 +173,23 @@ is(one(q{
 	END$$}) . one(q{
 	SELECT string_agg(DISTINCT try(decode(repeat(byte, n), 'hex')), ' ') FROM generate_series(0, 300) n, unnest('{00,01,ff}'::text[]) byte}),
 	'refused', 'bytes of any length are refused');
-is(one(q{DROP FUNCTION try; DROP CAST (bytea AS cmek.sealed); SELECT 1}), '1', 'and the server lives');
+# nor while nbtree is at work for it: what a comparison function of an index is up to
+one(q{CREATE FUNCTION spy_cmp(int, int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$
+	BEGIN
+		EXECUTE replace(current_setting('spy.ask'), 'BYTES', quote_literal(decode(repeat('5a', current_setting('spy.len')::int), 'hex')) || '::bytea::cmek.sealed');
+		RETURN btint4cmp($1, $2);
+	END$$;
+	CREATE OPERATOR CLASS spy_ops FOR TYPE int4 USING btree AS
+		OPERATOR 1 <, OPERATOR 2 <=, OPERATOR 3 =, OPERATOR 4 >=, OPERATOR 5 >, FUNCTION 1 spy_cmp(int, int);
+	CREATE TABLE spied (a int, b int) USING cmek_heap; CREATE INDEX ON spied (a spy_ops); INSERT INTO spied VALUES (1)});
+is(sqlstate($node, q{SET spy.len = 0; SET spy.ask = 'SELECT 1'; INSERT INTO spied VALUES (2)}), '', 'a comparison that minds its business');
+for my $len (0, 32, 52, 60, 200)
+{
+	for my $ask ('SELECT cmek.sealed_cmp(BYTES, BYTES)', 'SELECT BYTES::text')
+	{
+		fails_with($node, '0A000', "SET spy.len = $len; SET spy.ask = '$ask'; INSERT INTO spied VALUES (3)", "one that asks for more, with $len bytes: $ask");
+	}
+}
+is(one(q{DROP TABLE spied; DROP FUNCTION try; DROP CAST (bytea AS cmek.sealed); SELECT 1}), '1', 'and the server lives');
 
 done_testing();
