@@ -262,8 +262,8 @@ cmek_own_index_routine(void *stock)
 #endif
 
 /*
- * lifecycle/: 18 keeps a compact form beside each attribute of a descriptor,
- * and has generated columns that are not stored.
+ * lifecycle/, btree/: 18 keeps a compact form beside each attribute of a
+ * descriptor, and has generated columns that are not stored.
  */
 #if PG_VERSION_NUM >= 180000
 #define CMEK_TUPLE_DESC_CHANGED(desc, i) populate_compact_attribute(desc, i)

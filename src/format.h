@@ -28,8 +28,16 @@
  *	 | DEK id | nonce  | ciphertext| tag	|
  *	 +--------+--------+-----------+--------+
  *
- * A sealed datum of an index is a varlena, with the header that its length asks
- * for.  It names no DEK: an index has exactly one.
+ * A sealed datum of an index names no DEK: an index has exactly one.  That of a
+ * type of fixed length (up to CMEK_INDEX_FIXED_MAX) has a fixed length itself,
+ * and begins anywhere:
+ *
+ *	 0			12			 12+n	  28+n
+ *	 +---------+-----------+--------+
+ *	 | nonce   | ciphertext| tag	|
+ *	 +---------+-----------+--------+
+ *
+ * Any other is a varlena, with the header that its length asks for:
  *
  *	 0		   1 or 4	  13 or 16	  +n		  +16
  *	 +---------+--------+-----------+--------+
@@ -114,6 +122,12 @@ typedef struct CmekIndexAad
 	uint8		structure[CMEK_UUID_LEN - sizeof(uint32)];	/* its head */
 	uint32		column;			/* from 1; CMEK_INDEX_INCLUDED added */
 } CmekIndexAad;
+
+/* The length of a sealed datum, of a type's; -1: a varlena */
+#define CMEK_INDEX_FIXED_MAX 256
+#define CMEK_INDEX_SEALED_LEN(typlen) \
+	((typlen) > 0 && (typlen) <= CMEK_INDEX_FIXED_MAX ? \
+	 (typlen) + CMEK_AEAD_OVERHEAD : -1)
 
 /* A column that is stored only, not sorted by */
 #define CMEK_INDEX_INCLUDED 0x10000

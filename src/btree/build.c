@@ -104,6 +104,7 @@ typedef struct BuildHeap
 	MemoryContext row;
 	Datum		plain[INDEX_MAX_KEYS];
 	Datum		sealed[INDEX_MAX_KEYS];
+	Datum		compared[INDEX_MAX_KEYS];
 	IndexBuildCallback callback;
 	void	   *state;
 } BuildHeap;
@@ -161,6 +162,7 @@ build_on_shadow(Relation heap, Relation rel, BtIndex *index,
 	build->row = AllocSetContextCreate(CurrentMemoryContext, "cmek index build",
 									   ALLOCSET_DEFAULT_SIZES);
 	bt_activity_begin(&build->activity, index);
+	build->activity.compared = build->compared;
 	/* workers would open the real index */
 	info->ii_ParallelWorkers = 0;
 	result = btbuild(&build->heap.rel, &index->shadow, info);

@@ -42,7 +42,7 @@ cluster_desc(const BtIndex *index)
 	TupleDesc	desc = CreateTemplateTupleDesc(index->nkeyatts + 1);
 
 	for (int i = 0; i < index->nkeyatts; i++)
-		TupleDescInitEntry(desc, i + 1, "key", index->sealed_type, -1, 0);
+		bt_sealed_attribute(desc, i + 1, "key", &index->columns[i]);
 	TupleDescInitEntry(desc, index->nkeyatts + 1, "row", BYTEAOID, -1, 0);
 	CMEK_TUPLE_DESC_FINALIZE(desc);
 	return desc;

@@ -65,9 +65,7 @@ bt_column_init(BtColumn *column, BtIndex *index, Relation real,
 	column->typstorage = att->attstorage;
 	column->compression = att->attcompression;
 	column->aad_dek = -1;
-	if (att->attbyval)
-		SET_VARSIZE_SHORT(&column->fixed_header, VARHDRSZ_SHORT +
-						  CMEK_AEAD_OVERHEAD + att->attlen);
+	column->sealed_len = CMEK_INDEX_SEALED_LEN(att->attlen);
 	if (!column->key)
 		return;
 	column->opfamily = real->rd_opfamily[attno - 1];

@@ -49,57 +49,45 @@ column_of_function(const FmgrInfo *flinfo)
 	return column;
 }
 
-/* Which column of the index at work does a datum belong to? */
-static BtColumn *
-column_of_datum(Datum sealed)
+/* Fail because the caller is not nbtree */
+static void
+report_no_datum(void)
 {
-	char		room[BLCKSZ];
-	Datum		value;
-
-	if (bt_activity == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("values of type %s exist in sealed indexes only",
-						"cmek.sealed")));
-	for (int i = 0; i < bt_activity->index->natts; i++)
-		if (bt_try_open(&bt_activity->index->columns[i], sealed,
-						room, sizeof(room), &value))
-			return &bt_activity->index->columns[i];
-	bt_report_damaged(bt_activity->index);
-	return NULL;
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("values of type %s exist in sealed indexes only",
+					"cmek.sealed")));
 }
 
 /*
- * The column that two sealed datums belong to.  A function that nbtree looked
- * up by itself (skip scan's =) has none: find it once.
+ * The column of a function that nbtree looked up by itself: skip scan's =, which
+ * stands in the key of the scan at work.
  */
 static BtColumn *
-find_column(FmgrInfo *flinfo, Datum sealed)
+column_of_key(const FmgrInfo *flinfo)
+{
+	BTScanOpaque so;
+
+	if (bt_activity == NULL || bt_activity->scan == NULL)
+		return NULL;
+	so = (BTScanOpaque) bt_activity->scan->opaque;
+	for (int i = 0; i < so->numberOfKeys; i++)
+		if (flinfo == &so->keyData[i].sk_func)
+			return &bt_activity->index->columns[so->keyData[i].sk_attno - 1];
+	return NULL;
+}
+
+/* The column that a function is for, NULL when it knows none */
+static inline BtColumn *
+find_column(FmgrInfo *flinfo)
 {
 	BtColumn   *column = column_of_function(flinfo);
 
 	if (likely(column != NULL))
 		return column;
 	if (flinfo->fn_extra == NULL)
-		flinfo->fn_extra = column_of_datum(sealed);
+		flinfo->fn_extra = column_of_key(flinfo);
 	return (BtColumn *) flinfo->fn_extra;
-}
-
-/* Is this the entry that we sealed a moment ago?  Nonces are never the same. */
-static inline bool
-is_at_hand(const BtColumn *column, Datum sealed, Datum *value)
-{
-	const BtActivity *activity = bt_activity;
-	int			i = column->attno - 1;
-
-	if (activity == NULL || activity->index != column->index ||
-		activity->nvalues <= i || activity->sealed[i] == (Datum) 0 ||
-		memcmp(VARDATA_ANY(DatumGetPointer(sealed)),
-			   VARDATA_ANY(DatumGetPointer(activity->sealed[i])),
-			   CMEK_NONCE_LEN) != 0)
-		return false;
-	*value = activity->plain[i];
-	return true;
 }
 
 /* Open one side */
@@ -107,8 +95,8 @@ static inline void
 open_side(Side *side, BtColumn *column, Datum sealed, bool maybe_at_hand)
 {
 	side->allocated = NULL;
-	if ((!maybe_at_hand || !is_at_hand(column, sealed, &side->value)) &&
-		!bt_open_fixed(column, sealed, &side->value))
+	if ((!maybe_at_hand || !bt_is_at_hand(column, sealed, &side->value)) &&
+		!bt_open_byval(column, sealed, &side->value))
 		side->value = bt_open(column, sealed, &side->buffer, &side->allocated);
 }
 
@@ -184,20 +172,33 @@ bt_compare_in(BtColumn *column, Datum a, Datum b)
 	return result;
 }
 
-/* Compare whatever nbtree has */
+/*
+ * Compare whatever nbtree has.  It compares two arguments by functions without a
+ * column, too; what is not as long as these is not looked at any further then.
+ */
 static int32
 bt_compare(FmgrInfo *flinfo, Datum a, Datum b)
 {
+	BtColumn   *column = find_column(flinfo);
 	BtPlain		room[2];
-	const BtPlain *left = bt_plain(a, &room[0]);
-	const BtPlain *right = bt_plain(b, &room[1]);
+	const BtPlain *left;
+	const BtPlain *right;
 	int32		result;
 
+	if (unlikely(column == NULL) &&
+		!(bt_may_be_plain(a) && bt_may_be_plain(b)))
+		report_no_datum();
+	left = bt_plain(a, &room[0]);
+	right = bt_plain(b, &room[1]);
 	if (right != NULL)
 		return left != NULL ? compare_plain(left, right) :
 			compare_argument(a, right);
 	if (left == NULL)
-		return bt_compare_in(find_column(flinfo, a), a, b);
+	{
+		if (unlikely(column == NULL))
+			report_no_datum();
+		return bt_compare_in(column, a, b);
+	}
 	result = compare_argument(b, left);
 	INVERT_COMPARE_RESULT(result);
 	return result;
@@ -258,6 +259,29 @@ cmek_sealed_in(PG_FUNCTION_ARGS)
 }
 
 /*
+ * The value of a key that core shows, and its column: of the entry that is
+ * inserted, or of one that the sort of a build found equal to another.
+ */
+static BtColumn *
+column_to_show(Datum sealed, char *room, Datum *value)
+{
+	const BtActivity *activity = bt_activity;
+
+	for (int i = 0; activity != NULL && i < activity->index->nkeyatts; i++)
+	{
+		BtColumn   *column = &activity->index->columns[i];
+
+		if (activity->compared == NULL ?
+			bt_is_at_hand(column, sealed, value) :
+			(activity->compared[i] == sealed &&
+			 bt_try_open(column, sealed, room, BLCKSZ, value)))
+			return column;
+	}
+	report_no_datum();
+	return NULL;
+}
+
+/*
  * Core shows the key of a violated unique constraint by the output function of
  * its type, to whom may read the columns; so the real value comes out while
  * nbtree works for us, and at no other time.
@@ -265,13 +289,12 @@ cmek_sealed_in(PG_FUNCTION_ARGS)
 Datum
 cmek_sealed_out(PG_FUNCTION_ARGS)
 {
-	Datum		sealed = PG_GETARG_DATUM(0);
-	BtColumn   *column = column_of_datum(sealed);
-	Side		side;
+	char	   *room = palloc(BLCKSZ);
+	Datum		value;
+	BtColumn   *column = column_to_show(PG_GETARG_DATUM(0), room, &value);
 	Oid			function;
 	bool		is_varlena;
 
-	open_side(&side, column, sealed, false);
 	getTypeOutputInfo(column->type, &function, &is_varlena);
-	PG_RETURN_CSTRING(OidOutputFunctionCall(function, side.value));
+	PG_RETURN_CSTRING(OidOutputFunctionCall(function, value));
 }

@@ -112,6 +112,24 @@ bt_column_aad_make(BtColumn *column, const CmekDek *dek)
 	column->aad_dek = dek->id;
 }
 
+/* Memory for a sealed datum, with its header; where the rest of it goes */
+static uint8 *
+make_sealed(const BtColumn *column, Size payload, Datum *sealed)
+{
+	char	   *room = palloc(VARHDRSZ + payload);
+
+	*sealed = PointerGetDatum(room);
+	if (column->sealed_len > 0)
+		return (uint8 *) room;
+	if (payload + VARHDRSZ_SHORT <= VARATT_SHORT_MAX)
+	{
+		SET_VARSIZE_SHORT(room, payload + VARHDRSZ_SHORT);
+		return (uint8 *) VARDATA_SHORT(room);
+	}
+	SET_VARSIZE(room, payload + VARHDRSZ);
+	return (uint8 *) VARDATA(room);
+}
+
 /*
  * Seal a stored form, palloc'd.  Long ones fail here as they would in
  * index_form_tuple: it has 13 bits for the length of a tuple.
@@ -120,8 +138,7 @@ static Datum
 bt_seal(BtColumn *column, CmekDek *dek, Datum stored, Size len)
 {
 	Size		payload = len + CMEK_AEAD_OVERHEAD;
-	const CmekIndexAad *aad = bt_column_aad(column, dek);
-	char	   *sealed;
+	Datum		sealed;
 	char		byval[sizeof(Datum)];
 	const char *from = DatumGetPointer(stored);
 
@@ -135,30 +152,29 @@ bt_seal(BtColumn *column, CmekDek *dek, Datum stored, Size len)
 		store_att_byval(byval, stored, column->typlen);
 		from = byval;
 	}
-	sealed = palloc(VARHDRSZ + payload);
-	if (payload + VARHDRSZ_SHORT <= VARATT_SHORT_MAX)
-	{
-		SET_VARSIZE_SHORT(sealed, payload + VARHDRSZ_SHORT);
-		cmek_aead_seal(dek->aead, (uint8 *) VARDATA_SHORT(sealed), from, len,
-					   aad, sizeof(*aad));
-	}
-	else
-	{
-		SET_VARSIZE(sealed, payload + VARHDRSZ);
-		cmek_aead_seal(dek->aead, (uint8 *) VARDATA(sealed), from, len,
-					   aad, sizeof(*aad));
-	}
+	cmek_aead_seal(dek->aead, make_sealed(column, payload, &sealed), from, len,
+				   bt_column_aad(column, dek), sizeof(CmekIndexAad));
 	cmek_counters.seals++;
-	return PointerGetDatum(sealed);
+	return sealed;
 }
 
-/* Where the bytes of a sealed datum are; false when it cannot be one */
+/*
+ * Where the bytes of a sealed datum are, and how long its value is; false when
+ * it cannot be one of this column.
+ */
 static inline bool
-sealed_bytes(Datum sealed, const uint8 **bytes, Size *len)
+sealed_bytes(const BtColumn *column, Datum sealed, const uint8 **bytes,
+			 Size *len)
 {
 	struct varlena *d = (struct varlena *) DatumGetPointer(sealed);
 	Size		payload;
 
+	if (column->sealed_len > 0)
+	{
+		*bytes = (const uint8 *) d;
+		*len = column->typlen;
+		return true;
+	}
 	if (VARATT_IS_1B(d))
 	{
 		if (VARATT_IS_1B_E(d))
@@ -202,7 +218,7 @@ bt_try_open(BtColumn *column, Datum sealed, char *room, Size size,
 	const uint8 *bytes;
 	Size		len;
 
-	if (!sealed_bytes(sealed, &bytes, &len) || len > size)
+	if (!sealed_bytes(column, sealed, &bytes, &len) || len > size)
 		return false;
 	if (!cmek_aead_open(dek->aead, room, bytes, len,
 						bt_column_aad(column, dek), sizeof(CmekIndexAad)) ||
@@ -239,7 +255,7 @@ bt_open(BtColumn *column, Datum sealed, BtBuffer *buffer, void **allocated)
 	Datum		value;
 
 	*allocated = NULL;
-	if (unlikely(!VARATT_IS_1B(d)))
+	if (column->sealed_len < 0 && unlikely(!VARATT_IS_1B(d)))
 	{
 		size = BLCKSZ;
 		*allocated = room = palloc(size);

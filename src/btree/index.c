@@ -204,6 +204,25 @@ shadow_make_support(BtIndex *index)
 	index->procs = shadow->rd_supportinfo;
 }
 
+/*
+ * Describe a column as it is sealed: an array of bytes where its length is
+ * fixed, else the varlena that type cmek.sealed is.
+ */
+void
+bt_sealed_attribute(TupleDesc desc, AttrNumber attno, const char *name,
+					const BtColumn *column)
+{
+	Form_pg_attribute att = TupleDescAttr(desc, attno - 1);
+
+	TupleDescInitEntry(desc, attno, name, column->index->sealed_type, -1, 0);
+	if (column->sealed_len < 0)
+		return;
+	att->attlen = column->sealed_len;
+	att->attalign = TYPALIGN_CHAR;
+	att->attstorage = TYPSTORAGE_PLAIN;
+	CMEK_TUPLE_DESC_CHANGED(desc, attno - 1);
+}
+
 /* The descriptor: all columns sealed */
 static void
 shadow_make_desc(BtIndex *index, Relation real)
@@ -211,9 +230,9 @@ shadow_make_desc(BtIndex *index, Relation real)
 	TupleDesc	desc = CreateTemplateTupleDesc(index->natts);
 
 	for (int i = 0; i < index->natts; i++)
-		TupleDescInitEntry(desc, i + 1,
-						   NameStr(TupleDescAttr(RelationGetDescr(real), i)->attname),
-						   index->sealed_type, -1, 0);
+		bt_sealed_attribute(desc, i + 1,
+							NameStr(TupleDescAttr(RelationGetDescr(real), i)->attname),
+							&index->columns[i]);
 	CMEK_TUPLE_DESC_FINALIZE(desc);
 	desc->tdrefcount = -1;
 	index->shadow.rd_att = desc;

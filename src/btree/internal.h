@@ -67,14 +67,13 @@ typedef struct BtColumn
 	char		typalign;
 	char		typstorage;
 	char		compression;
+	int16		sealed_len;		/* of its sealed datums; -1: varlenas */
 	/* how it is sorted; keys only */
 	Oid			opfamily;
 	Oid			opcintype;
 	Oid			collation;
 	FmgrInfo	compare;		/* opcintype, opcintype */
 	BtOrder		order;			/* what "compare" does */
-	/* first byte of a sealed datum, where that is always the same; else 0 */
-	uint8		fixed_header;
 	BtProc	   *others;
 	/* its associated data, for the DEK of this id; -1: not made yet */
 	int64		aad_dek;
@@ -108,13 +107,16 @@ typedef struct BtIndex
 } BtIndex;
 
 /*
- * What nbtree is doing for us right now: which index, and for an insert or a
- * build what was sealed a moment ago.  On the stack of the entry point.
+ * What nbtree is doing for us right now: which index, in a scan its own scan of
+ * the shadow, and for an insert or a build what was sealed a moment ago.  On the
+ * stack of the entry point.
  */
 typedef struct BtActivity
 {
 	BtIndex    *index;
 	struct BtActivity *outer;
+	IndexScanDesc scan;
+	Datum	   *compared;		/* by the sort of a build, of each column */
 	int			nvalues;
 	Datum	   *plain;			/* values as they were sealed */
 	Datum	   *sealed;			/* 0: NULL */
@@ -126,6 +128,8 @@ static inline void
 bt_activity_begin(BtActivity *activity, BtIndex *index)
 {
 	activity->index = index;
+	activity->scan = NULL;
+	activity->compared = NULL;
 	activity->nvalues = 0;
 	activity->outer = bt_activity;
 	bt_activity = activity;
@@ -138,6 +142,8 @@ bt_activity_end(BtActivity *activity)
 }
 
 /* ---------- index.c: indexes, their shadows and their keys ---------- */
+extern void bt_sealed_attribute(TupleDesc desc, AttrNumber attno,
+								const char *name, const BtColumn *column);
 extern BtIndex *bt_enter_keyless(Relation real);
 extern BtIndex *bt_enter(Relation real);
 extern bool bt_planner_may_enter(Relation real);
@@ -188,7 +194,12 @@ typedef union BtBuffer
 	double		align_double;
 } BtBuffer;
 
-/* A search argument among sealed datums: the value itself; never on disk */
+/*
+ * A search argument among sealed datums: the value itself; never on disk.  The
+ * cookie alone says that it is one: random bytes that are in this process only.
+ * They stand where every sealed datum has bytes of its own.  The header is for
+ * nbtree, which takes the members of an array for varlenas.
+ */
 typedef struct BtPlain
 {
 	int32		vl_len_;
@@ -200,6 +211,12 @@ typedef struct BtPlain
 	FmgrInfo   *compare;		/* (opcintype, type) */
 } BtPlain;
 
+StaticAssertDecl(offsetof(BtPlain, cookie) + BT_COOKIE_LEN <=
+				 CMEK_AEAD_OVERHEAD,
+				 "no sealed datum ends before the place of the cookie");
+StaticAssertDecl(CMEK_INDEX_FIXED_MAX <= sizeof(BtBuffer),
+				 "values of fixed length fit");
+
 extern uint8 bt_cookie[BT_COOKIE_LEN];
 extern pid_t bt_cookie_owner;	/* for which process it was made */
 extern void bt_cookie_make(void);
@@ -208,23 +225,60 @@ extern Datum bt_plain_argument(BtColumn *column, Datum value, Oid type,
 							   BtPlain *room);
 
 /*
- * The search argument that a datum is, NULL when it is none.  Short datums, as
- * nearly all sealed ones are, are none.  nbtree puts arguments into arrays,
- * where they are not aligned; "room" is for a copy.
+ * The search argument that a datum is, NULL when it is none but a sealed one.
+ * nbtree puts arguments into arrays, where they are not aligned; "room" is for
+ * a copy.
  */
 static inline const BtPlain *
 bt_plain(Datum datum, BtPlain *room)
 {
-	const BtPlain *plain = (const BtPlain *) DatumGetPointer(datum);
+	const char *bytes = DatumGetPointer(datum);
 
-	if (likely(!VARATT_IS_4B_U(plain)) || VARSIZE_4B(plain) != sizeof(BtPlain))
+	if (memcmp(bytes + offsetof(BtPlain, cookie), bt_cookie,
+			   BT_COOKIE_LEN) != 0)
 		return NULL;
 	/* nobody made an argument in a process without a cookie */
 	if (unlikely(bt_cookie_owner != MyProcPid))
 		return NULL;
 	if (unlikely(datum != TYPEALIGN(sizeof(Datum), datum)))
-		plain = memcpy(room, plain, sizeof(BtPlain));
-	return memcmp(plain->cookie, bt_cookie, BT_COOKIE_LEN) == 0 ? plain : NULL;
+		return memcpy(room, bytes, sizeof(BtPlain));
+	return (const BtPlain *) bytes;
+}
+
+/* Is it as long as an argument?  For what may be no datum of ours at all. */
+static inline bool
+bt_may_be_plain(Datum datum)
+{
+	struct varlena *d = (struct varlena *) DatumGetPointer(datum);
+
+	return VARATT_IS_4B_U(d) && VARSIZE_4B(d) == sizeof(BtPlain);
+}
+
+/*
+ * Is this what we sealed a moment ago, for an insert or a build?  Nonces are
+ * never the same.  Its value is at hand, then.
+ */
+static inline bool
+bt_is_at_hand(const BtColumn *column, Datum sealed, Datum *value)
+{
+	const BtActivity *activity = bt_activity;
+	int			i = column->attno - 1;
+	const char *a = DatumGetPointer(sealed);
+	const char *b;
+
+	if (activity == NULL || activity->index != column->index ||
+		activity->nvalues <= i || activity->sealed[i] == (Datum) 0)
+		return false;
+	b = DatumGetPointer(activity->sealed[i]);
+	if (column->sealed_len < 0)
+	{
+		a = VARDATA_ANY(a);
+		b = VARDATA_ANY(b);
+	}
+	if (memcmp(a, b, CMEK_NONCE_LEN) != 0)
+		return false;
+	*value = activity->plain[i];
+	return true;
 }
 
 /*
@@ -241,17 +295,17 @@ bt_column_aad(BtColumn *column, const CmekDek *dek)
 
 /*
  * Open a sealed datum of a type passed by value, as most keys are: bt_open
- * without its choices.  False when it is none, or does not authenticate.
+ * without its choices.  False for other types, or when it does not authenticate.
  */
 static inline bool
-bt_open_fixed(BtColumn *column, Datum sealed, Datum *value)
+bt_open_byval(BtColumn *column, Datum sealed, Datum *value)
 {
-	const uint8 *bytes = (const uint8 *) DatumGetPointer(sealed);
 	CmekDek    *dek = bt_dek(column->index);
 	Datum		room;
 
-	if (unlikely(bytes[0] != column->fixed_header || bytes[0] == 0) ||
-		unlikely(!cmek_aead_open(dek->aead, &room, bytes + VARHDRSZ_SHORT,
+	if (!column->typbyval ||
+		unlikely(!cmek_aead_open(dek->aead, &room,
+								 (const uint8 *) DatumGetPointer(sealed),
 								 column->typlen, bt_column_aad(column, dek),
 								 sizeof(CmekIndexAad))))
 		return false;

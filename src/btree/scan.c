@@ -139,6 +139,7 @@ bt_rescan(IndexScanDesc scan, ScanKey keys, int nkeys, ScanKey orderbys,
 	if (self->index == NULL)
 		return;
 	bt_activity_begin(&activity, self->index);
+	activity.scan = self->inner;
 	if (keys && scan->numberOfKeys > 0)
 	{
 		memmove(scan->keyData, keys, scan->numberOfKeys * sizeof(ScanKeyData));
@@ -230,6 +231,7 @@ bt_gettuple(IndexScanDesc scan, ScanDirection dir)
 		return false;
 	scan_gate(scan, self);
 	bt_activity_begin(&activity, self->index);
+	activity.scan = self->inner;
 	scan_copy_in(inner, scan);
 	inner->kill_prior_tuple = scan->kill_prior_tuple;
 	found = btgettuple(inner, dir);
@@ -273,6 +275,7 @@ bt_getbitmap(IndexScanDesc scan, TIDBitmap *tbm)
 	if (self->index == NULL)
 		return 0;
 	bt_activity_begin(&activity, self->index);
+	activity.scan = self->inner;
 	scan_gate(scan, self);
 	scan_copy_in(inner, scan);
 	inner->kill_prior_tuple = false;
@@ -321,6 +324,7 @@ bt_restrpos(IndexScanDesc scan)
 	if (self->index == NULL)
 		return;
 	bt_activity_begin(&activity, self->index);
+	activity.scan = self->inner;
 	btrestrpos(self->inner);
 	bt_activity_end(&activity);
 }

@@ -38,6 +38,9 @@ sort_compare(Datum a, Datum b, SortSupport ssup)
 {
 	SealedSort *sort = (SealedSort *) ssup->ssup_extra;
 
+	/* should they be equal in a unique index, core shows the first (compare.c) */
+	if (bt_activity != NULL && bt_activity->compared != NULL)
+		bt_activity->compared[sort->column->attno - 1] = a;
 	return bt_compare_in(sort->column, a, b);
 }
 
@@ -76,20 +79,12 @@ static Datum
 sort_abbreviate(Datum sealed, SortSupport ssup)
 {
 	SealedSort *sort = (SealedSort *) ssup->ssup_extra;
-	const BtActivity *activity = bt_activity;
-	int			i = sort->column->attno - 1;
 	Datum		value;
 	BtBuffer	buffer;
 	void	   *allocated = NULL;
 
 	/* the sort has its own copy of the tuple: same nonce */
-	if (activity != NULL && activity->nvalues > i &&
-		activity->sealed[i] != (Datum) 0 &&
-		memcmp(VARDATA_ANY(DatumGetPointer(sealed)),
-			   VARDATA_ANY(DatumGetPointer(activity->sealed[i])),
-			   CMEK_NONCE_LEN) == 0)
-		value = activity->plain[i];
-	else
+	if (!bt_is_at_hand(sort->column, sealed, &value))
 		value = bt_open(sort->column, sealed, &buffer, &allocated);
 	if (sort->real.abbrev_converter)
 		value = sort->real.abbrev_converter(value, &sort->real);

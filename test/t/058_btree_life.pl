@@ -102,7 +102,7 @@ is(one("SELECT count(*) FROM cmek.verify('free')"), '0', 'verify, too');
 
 # Pages
 one(q{CREATE TABLE p (id int, t text) USING cmek_heap; INSERT INTO p SELECT i, md5(i::text) FROM generate_series(1, 20000) i;
-	CREATE INDEX p_id ON p (id); DELETE FROM p WHERE id BETWEEN 2001 AND 18000});
+	CREATE INDEX p_id ON p (id) WITH (fillfactor = 70); DELETE FROM p WHERE id BETWEEN 2001 AND 18000});
 my $pages = size('p_id');
 my ($out, $err);
 $node->psql('postgres', 'VACUUM (VERBOSE) p', stderr => \$err);
@@ -140,7 +140,7 @@ is(one("$by_index SELECT string_agg(c, ' ' ORDER BY b) FROM sk WHERE b BETWEEN 3
 # Datums of two columns of one entry in each other's place, and of two indexes
 one(q{CREATE TABLE s (a int, b int, c int) USING cmek_heap; INSERT INTO s SELECT i, i + 1000, i FROM generate_series(1, 100) i;
 	CREATE INDEX s_ab ON s (a, b); CREATE INDEX s_c ON s (c); CREATE INDEX s_a ON s (a); CHECKPOINT});
-my $datum = 1 + 12 + 4 + 16;    # length, nonce, int, tag
+my $datum = 12 + 4 + 16;    # nonce, int, tag
 my %file = map { $_ => relation_file($node, $_) } qw(s_ab s_a s_c);
 $node->stop;
 edit_file($file{s_ab}, sub {
@@ -173,6 +173,23 @@ is(one(q{
 	END$$}) . one(q{
 	SELECT string_agg(DISTINCT try(decode(repeat(byte, n), 'hex')), ' ') FROM generate_series(0, 300) n, unnest('{00,01,ff}'::text[]) byte}),
 	'refused', 'bytes of any length are refused');
-is(one(q{DROP FUNCTION try; DROP CAST (bytea AS cmek.sealed); SELECT 1}), '1', 'and the server lives');
+# nor while nbtree is at work for it: what a comparison function of an index is up to
+one(q{CREATE FUNCTION spy_cmp(int, int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$
+	BEGIN
+		EXECUTE replace(current_setting('spy.ask'), 'BYTES', quote_literal(decode(repeat('5a', current_setting('spy.len')::int), 'hex')) || '::bytea::cmek.sealed');
+		RETURN btint4cmp($1, $2);
+	END$$;
+	CREATE OPERATOR CLASS spy_ops FOR TYPE int4 USING btree AS
+		OPERATOR 1 <, OPERATOR 2 <=, OPERATOR 3 =, OPERATOR 4 >=, OPERATOR 5 >, FUNCTION 1 spy_cmp(int, int);
+	CREATE TABLE spied (a int, b int) USING cmek_heap; CREATE INDEX ON spied (a spy_ops); INSERT INTO spied VALUES (1)});
+is(sqlstate($node, q{SET spy.len = 0; SET spy.ask = 'SELECT 1'; INSERT INTO spied VALUES (2)}), '', 'a comparison that minds its business');
+for my $len (0, 32, 52, 60, 200)
+{
+	for my $ask ('SELECT cmek.sealed_cmp(BYTES, BYTES)', 'SELECT BYTES::text')
+	{
+		fails_with($node, '0A000', "SET spy.len = $len; SET spy.ask = '$ask'; INSERT INTO spied VALUES (3)", "one that asks for more, with $len bytes: $ask");
+	}
+}
+is(one(q{DROP TABLE spied; DROP FUNCTION try; DROP CAST (bytea AS cmek.sealed); SELECT 1}), '1', 'and the server lives');
 
 done_testing();
