@@ -91,6 +91,34 @@ index_free(BtIndex *index)
 	MemoryContextDelete(index->context);
 }
 
+/*
+ * What nbtree was doing for us when a subtransaction began: a function of an
+ * operator class may catch errors of its own.
+ */
+typedef struct SavedActivity
+{
+	SubTransactionId subxact;
+	BtActivity *activity;
+	struct SavedActivity *outer;
+} SavedActivity;
+
+static SavedActivity *saved = NULL;
+
+/* Remember what goes on at the start of a subtransaction, if anything does */
+static void
+save_activity(SubTransactionId subxact)
+{
+	SavedActivity *s;
+
+	if (likely(bt_activity == NULL))
+		return;
+	s = MemoryContextAlloc(TopTransactionContext, sizeof(SavedActivity));
+	s->subxact = subxact;
+	s->activity = bt_activity;
+	s->outer = saved;
+	saved = s;
+}
+
 /* End of a transaction */
 static void
 at_xact_end(XactEvent event, void *arg)
@@ -103,19 +131,30 @@ at_xact_end(XactEvent event, void *arg)
 		return;
 	this_xact++;
 	bt_activity = NULL;
+	saved = NULL;
 	foreach(lc, retired)
 		index_free(lfirst(lc));
 	list_free(retired);
 	retired = NIL;
 }
 
-/* An error left the entry points without their knowing */
+/* An error leaves the entry points of a subtransaction without their knowing */
 static void
-at_subxact_end(SubXactEvent event, SubTransactionId mine,
-			   SubTransactionId parent, void *arg)
+at_subxact(SubXactEvent event, SubTransactionId mine, SubTransactionId parent,
+		   void *arg)
 {
+	SavedActivity *s = saved != NULL && saved->subxact == mine ? saved : NULL;
+
+	if (event == SUBXACT_EVENT_START_SUB)
+		save_activity(mine);
 	if (event == SUBXACT_EVENT_ABORT_SUB)
-		bt_activity = NULL;
+		bt_activity = s != NULL ? s->activity : NULL;
+	if (s != NULL && (event == SUBXACT_EVENT_ABORT_SUB ||
+					  event == SUBXACT_EVENT_COMMIT_SUB))
+	{
+		saved = s->outer;
+		pfree(s);
+	}
 }
 
 /* Register callbacks; called once by cmek_btree_init */
@@ -124,7 +163,7 @@ bt_index_init(void)
 {
 	CacheRegisterRelcacheCallback(relcache_callback, (Datum) 0);
 	RegisterXactCallback(at_xact_end, NULL);
-	RegisterSubXactCallback(at_subxact_end, NULL);
+	RegisterSubXactCallback(at_subxact, NULL);
 }
 
 /* Forget indexes that this transaction does not use */

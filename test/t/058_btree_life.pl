@@ -190,6 +190,20 @@ for my $len (0, 32, 52, 60, 200)
 		fails_with($node, '0A000', "SET spy.len = $len; SET spy.ask = '$ask'; INSERT INTO spied VALUES (3)", "one that asks for more, with $len bytes: $ask");
 	}
 }
+# A comparison function may catch errors of its own: what nbtree does for us goes on
+one(q{CREATE FUNCTION calm_cmp(int, int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$
+	BEGIN
+		BEGIN PERFORM 1 / 0; EXCEPTION WHEN division_by_zero THEN NULL; END;
+		RETURN btint4cmp($1, $2);
+	END$$;
+	CREATE OPERATOR CLASS calm_ops FOR TYPE int4 USING btree AS
+		OPERATOR 1 <, OPERATOR 2 <=, OPERATOR 3 =, OPERATOR 4 >=, OPERATOR 5 >, FUNCTION 1 calm_cmp(int, int)});
+for my $am (qw(heap cmek_heap))
+{
+	is(one(qq{CREATE TABLE calm (a int) USING $am; INSERT INTO calm SELECT i % 40 FROM generate_series(1, 41) i; SELECT 1}), '1', "twins, in $am");
+	like(error_text($node, 'CREATE UNIQUE INDEX ON calm (a calm_ops)'), qr/23505.*Key \(a\)=\(1\) is duplicated/s, 'are found by such a function, and shown');
+	is(one('DELETE FROM calm WHERE ctid = (SELECT max(ctid) FROM calm); CREATE UNIQUE INDEX ON calm (a calm_ops); SELECT count(*) FROM calm; DROP TABLE calm'), '40', 'and then there are none');
+}
 is(one(q{DROP TABLE spied; DROP FUNCTION try; DROP CAST (bytea AS cmek.sealed); SELECT 1}), '1', 'and the server lives');
 
 done_testing();
