@@ -42,6 +42,11 @@ CREATE TABLE parts_1 PARTITION OF parts FOR VALUES IN (1) USING cmek_heap;
 CREATE TABLE parts_2 PARTITION OF parts DEFAULT USING cmek_heap;
 INSERT INTO parts VALUES (1, 'one'), (2, 'two');
 
+-- entries of fixed and of varying length; verify() compares them with the table
+CREATE TABLE indexed (id int PRIMARY KEY, t text, at timestamptz) USING cmek_heap;
+INSERT INTO indexed SELECT i, 'entry ' || i, '2026-01-01 00:00+00'::timestamptz + i * interval '1 day' FROM generate_series(1, 40) i;
+CREATE INDEX ON indexed (t, at, id) INCLUDE (id) WITH (hide_tids = off);
+
 CREATE FUNCTION content() RETURNS SETOF text LANGUAGE sql STABLE SET timezone = 'UTC' AS $$
 	SELECT 'rows_ ' || r FROM rows_ r UNION ALL
 	SELECT 'toast ' || id || ' ' || md5(e) || ' ' || md5(c) FROM toast UNION ALL
@@ -49,6 +54,7 @@ CREATE FUNCTION content() RETURNS SETOF text LANGUAGE sql STABLE SET timezone = 
 	SELECT 'switched ' || s FROM switched s UNION ALL
 	SELECT 'suspended ' || s FROM suspended s UNION ALL
 	SELECT 'dropped ' || d FROM dropped d UNION ALL
+	SELECT 'indexed ' || i FROM indexed i UNION ALL
 	SELECT 'parts ' || p FROM parts p ORDER BY 1
 $$;
 \o :content
