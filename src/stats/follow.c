@@ -66,7 +66,7 @@ may_see(const StatsName *name)
 typedef struct Shown
 {
 	ReturnSetInfo *rsinfo;
-	const StatsSealed *sealed;
+	StatsSealed *sealed;
 } Shown;
 
 static void

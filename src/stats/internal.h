@@ -81,9 +81,10 @@ extern List *stats_list(void);
 /*
  * Open them: a row of pg_statistic, palloc'd; NULL when they do not open, or
  * are of another server version or of a column that has changed its type.
- * KM001 when a key is away.
+ * What was replaced since it was read is read again, into "sealed".  KM001
+ * when a key is away.
  */
-extern HeapTuple stats_open(const StatsSealed *sealed);
+extern HeapTuple stats_open(StatsSealed *sealed);
 /* Seal and store a row of pg_statistic; "table" is the one that has the column */
 extern void stats_store(const StatsName *name, Oid table, List *tables,
 						HeapTuple row);

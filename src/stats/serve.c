@@ -258,8 +258,8 @@ open_column(void *arg)
 {
 	Opening    *opening = arg;
 	StatsSealed *sealed = &opening->sealed;
-	CmekKeyRing **rings = palloc(sizeof(CmekKeyRing *) * sealed->ntables);
 	HeapTuple	opened = stats_open(sealed);
+	CmekKeyRing **rings = palloc(sizeof(CmekKeyRing *) * sealed->ntables);
 	MemoryContext old;
 
 	/* all that can fail comes before the copy that nobody else would free */

@@ -323,12 +323,11 @@ row_of_bytes(bytea *plain, const StatsName *name)
 	return row;
 }
 
-/* See internal.h. */
-HeapTuple
-stats_open(const StatsSealed *sealed)
+/* The bytes inside of all layers; NULL when one does not open */
+static bytea *
+open_layers(const StatsSealed *sealed)
 {
-	bytea	   *bytes = sealed->bytes;
-	HeapTuple	row = NULL;
+	bytea	   *bytes = sealed->ntables > 0 ? sealed->bytes : NULL;
 
 	for (int i = 0; i < sealed->ntables && bytes != NULL; i++)
 	{
@@ -338,15 +337,44 @@ stats_open(const StatsSealed *sealed)
 			pfree(bytes);
 		bytes = inner;
 	}
-	if (bytes == NULL || bytes == sealed->bytes)
+	return bytes;
+}
+
+/*
+ * A row did not open.  If it was replaced since it was read, with the key that
+ * sealed it gone, look at the new one; else say so.  False: there is none.
+ */
+static bool
+read_again(StatsSealed *sealed)
+{
+	StatsSealed now;
+
+	if (!stats_find(&sealed->name, &now))
+		return false;
+	if (VARSIZE(now.bytes) == VARSIZE(sealed->bytes) &&
+		memcmp(now.bytes, sealed->bytes, VARSIZE(now.bytes)) == 0)
 	{
 		ereport(LOG,
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("sealed statistics of column %d of relation %u do not open and are ignored",
 						sealed->name.attnum, sealed->name.relid),
 				 errhint("ANALYZE makes new ones.")));
-		return NULL;
+		return false;
 	}
+	*sealed = now;
+	return stats_have_keys(sealed);
+}
+
+/* See internal.h. */
+HeapTuple
+stats_open(StatsSealed *sealed)
+{
+	bytea	   *bytes;
+	HeapTuple	row;
+
+	while ((bytes = open_layers(sealed)) == NULL)
+		if (!read_again(sealed))
+			return NULL;
 	row = row_of_bytes(bytes, &sealed->name);
 	cmek_cleanse(bytes, VARSIZE(bytes));
 	pfree(bytes);
@@ -534,7 +562,7 @@ is_sealed_by(const StatsSealed *row, Oid relid)
 /* Open a row, when its keys are there */
 typedef struct Opened
 {
-	const StatsSealed *sealed;
+	StatsSealed *sealed;
 	HeapTuple	row;
 } Opened;
 
@@ -548,7 +576,7 @@ open_for_reseal(void *arg)
 
 /* Seal a row anew; one that does not open goes */
 static void
-reseal_row(Relation rel, HeapTuple tuple, const StatsSealed *row)
+reseal_row(Relation rel, HeapTuple tuple, StatsSealed *row)
 {
 	Opened		opened = {row, NULL};
 	HeapTuple	plain = stats_have_keys(row) &&

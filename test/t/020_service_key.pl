@@ -302,17 +302,19 @@ ok(wait_for_ok($node, 'SELECT * FROM t'), 'workers are started again');
 # One call for many
 # ---------------------------------------------------------------------
 
-configure('cmek.service_key_command' => "sleep 1; cat $key");
+# each call leaves a line: the server's counter has those for other keys, too
+my $asked = $node->basedir . '/asked';
+configure('cmek.service_key_command' => "echo >>$asked; sleep 1; cat $key");
 $node->restart;
-my ($calls0, $misses0) = (stat_of('kms_calls'), stat_of('cache_misses'));
+my $misses0 = stat_of('cache_misses');
 my @counts = run_at_once(20, 'SELECT count(*) FROM t');
 is_deeply(\@counts, [ ('1000') x 20 ], '20 cold backends read');
 cmp_ok(stat_of('cache_misses') - $misses0, '>', 1, 'several of them missed the cache');
 # once for all of them; and the visitor has bound keys proved after a start
-cmp_ok(stat_of('kms_calls') - $calls0, '<=', 2, 'and the KMS was asked once');
-my $calls1 = stat_of('kms_calls');
+like(slurp_file($asked), qr/^\n{1,2}$/, 'and the KMS was asked once');
+my $misses1 = stat_of('cache_misses');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM t'), '1000', 'later ones');
-is(stat_of('kms_calls'), $calls1, 'find the key in the cache');
+is(stat_of('cache_misses'), $misses1, 'find the key in the cache');
 configure('cmek.service_key_command' => '');
 
 # ---------------------------------------------------------------------

@@ -143,8 +143,15 @@ my $control = new_table('control');
 my $replica_control = new_table('control of replicas');
 
 $node->safe_psql('postgres', join(";\n", @setup));
-is($node->safe_psql('postgres', join(' UNION ALL ', map { "SELECT '$_->{name}' FROM $_->{name} WHERE n = '$_->{name}' AND v = repeat('$_->{name} ', 1000)" } @tables)
-		  =~ s/\A/SELECT count(*) FROM (/r . ') x'), scalar(@tables), 'all tables can be read: ' . @tables);
+# some hundred in a query: the parser's stack has an end
+my $readable = 0;
+my @unread = @tables;
+while (my @some = splice(@unread, 0, 400))
+{
+	$readable += $node->safe_psql('postgres', 'SELECT count(*) FROM (' . join(' UNION ALL ',
+			map { "SELECT '$_->{name}' FROM $_->{name} WHERE n = '$_->{name}' AND v = repeat('$_->{name} ', 1000)" } @some) . ') x');
+}
+is($readable, scalar(@tables), 'all tables can be read: ' . @tables);
 
 $node->safe_psql('postgres', join(";\n", grep { defined } map { $_->{sql} } @tables));
 my %oid = map { split /\|/ } split /\n/, $node->safe_psql('postgres', q{SELECT oid, relname FROM pg_class WHERE relname ~ '^t\d+$'});

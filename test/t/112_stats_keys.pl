@@ -103,6 +103,40 @@ is(expected($session, $query), '300', 'and resealed');
 is(sql("SELECT count(*) FROM cmek.data_key WHERE relid = 't'::regclass AND NOT current"), '0', 'without the old data keys');
 
 # ---------------------------------------------------------------------
+# Resealed by others between being read and being opened: the reader looks again
+# ---------------------------------------------------------------------
+
+# The lock holds readers where they ask for data keys, and that is after they
+# have read what is to be opened; the end of a reseal is done by hand, for its
+# own would wait for the lock
+sql("CREATE TABLE resealed (a int) USING cmek_heap; INSERT INTO resealed SELECT i % 10 FROM generate_series(1, 3000) i;
+	ANALYZE resealed; CALL cmek.rotate_data_key('resealed')");
+my $writer = $node->background_psql('postgres');
+my %reader = (
+	'a plan' => [ 'EXPLAIN SELECT * FROM resealed WHERE a = 3', qr/rows=300 / ],
+	'the view' => [ "SELECT 'known' FROM cmek.stats WHERE tablename = 'resealed' AND n_distinct = 10", qr/^known$/ ]);
+my $read_from = -s $node->logfile;
+
+$writer->query_safe('BEGIN; LOCK TABLE cmek.data_key');
+for my $reader (values %reader)
+{
+	$reader->[2] = '';
+	$reader->[3] = IPC::Run::start([ 'psql', '-X', '-A', '-t', '-d', $node->connstr('postgres'), '-c', $reader->[0] ],
+		'<', \undef, '>', \$reader->[2], IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
+}
+ok($node->poll_query_until('postgres', "SELECT count(*) = 2 FROM pg_locks WHERE relation = 'cmek.data_key'::regclass AND NOT granted"), 'two readers wait for data keys');
+$writer->query_safe("ANALYZE resealed; DELETE FROM cmek.data_key WHERE relid = 'resealed'::regclass AND kind = 's' AND NOT current");
+is($writer->query_safe("SELECT count(*) FROM cmek.data_key WHERE relid = 'resealed'::regclass AND kind = 's'"), '1', 'their statistics are sealed by another data key');
+$writer->query_safe('COMMIT');
+$writer->quit;
+for my $name (sort keys %reader)
+{
+	$reader{$name}[3]->finish;
+	like($reader{$name}[2], $reader{$name}[1], "$name has the new ones");
+}
+unlike(slurp_file($node->logfile, $read_from), qr/do not open/, 'and nothing is said of damage');
+
+# ---------------------------------------------------------------------
 # A standby; autovacuum
 # ---------------------------------------------------------------------
 

@@ -129,12 +129,14 @@ sub bring_service_key
 	return;
 }
 
+# The new version's own: of a mere name IPC::Run would run whichever version it
+# has found first
 sub pg_upgrade_args
 {
 	my ($from, $to, @options) = @_;
 
 	return [
-		'pg_upgrade', '--no-sync',
+		$to->config_data('--bindir') . '/pg_upgrade', '--no-sync',
 		'-d' => $from->data_dir, '-D' => $to->data_dir,
 		'-b' => $from->config_data('--bindir'), '-B' => $to->config_data('--bindir'),
 		'-s' => $to->host, '-p' => $from->port, '-P' => $to->port, @options ];
