@@ -153,6 +153,7 @@ SIZES = [
     ('table size', "pg_table_size('acc_{t}')", 1.25),
     ('table size, 41 columns', "pg_table_size('wide_{t}')", None),
     ('TOAST size', "pg_table_size('toast_{t}')", None),
+    ('index size, int4', "pg_relation_size('acc_{t}_pkey')", None),
     ('index size, int8', "pg_relation_size('keys_{t}_n')", 2.60),
     ('index size, 24-byte text', "pg_relation_size('keys_{t}_s')", 1.60),
 ]
