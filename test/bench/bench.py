@@ -214,7 +214,7 @@ class Bench:
 
     def one_transaction(self, name, script, target, clients):
         result = report.Result('Transactions (pgbench -M prepared; us of CPU each)',
-                               name if clients == 1 else '%s, %d clients' % (name, clients), 'us', target)
+                               name if clients == 1 else '%s, %d clients' % (name, clients), 'us', *target)
         wal = report.Result('Bytes', 'WAL of a transaction, ' + name, 'bytes', 1.30)
         for n in range(self.transaction_rounds(clients) + 1):
             took, written = {}, {}
