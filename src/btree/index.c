@@ -92,8 +92,9 @@ index_free(BtIndex *index)
 }
 
 /*
- * What nbtree was doing for us when a subtransaction began: a function of an
- * operator class may catch errors of its own.
+ * What nbtree was doing for us when a subtransaction began: in a build, whose
+ * sorts hold no lock of a page, a function may catch errors of its own.  Under
+ * such a lock nobody may, as in stock nbtree: the lock is gone with the error.
  */
 typedef struct SavedActivity
 {

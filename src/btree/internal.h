@@ -116,6 +116,7 @@ typedef struct BtActivity
 	BtIndex    *index;
 	struct BtActivity *outer;
 	IndexScanDesc scan;
+	bool		sorts;			/* a sort that begins now is nbtree's, or ours */
 	Datum	   *compared;		/* by the sort of a build, of each column */
 	int			nvalues;
 	Datum	   *plain;			/* values as they were sealed */
@@ -129,6 +130,7 @@ bt_activity_begin(BtActivity *activity, BtIndex *index)
 {
 	activity->index = index;
 	activity->scan = NULL;
+	activity->sorts = false;
 	activity->compared = NULL;
 	activity->nvalues = 0;
 	activity->outer = bt_activity;
@@ -279,6 +281,21 @@ bt_is_at_hand(const BtColumn *column, Datum sealed, Datum *value)
 		return false;
 	*value = activity->plain[i];
 	return true;
+}
+
+/*
+ * Does a sealed datum, which was opened and so is as long as it says, end in
+ * its entry?  The length of an entry is not sealed, and where it is too short
+ * nbtree copies less than the datum.
+ */
+static inline bool
+bt_ends_inside(const BtColumn *column, Datum sealed, IndexTuple entry)
+{
+	const char *start = DatumGetPointer(sealed);
+	Size		len = column->sealed_len > 0 ? (Size) column->sealed_len :
+		VARSIZE_ANY(start);
+
+	return start + len <= (const char *) entry + IndexTupleSize(entry);
 }
 
 /*

@@ -204,15 +204,17 @@ bt_open_tuple(BtIndex *index, TupleDesc desc, IndexTuple sealed)
 
 	for (int i = 0; i < index->natts; i++)
 	{
-		BtBuffer   *buffer;
+		BtColumn   *column = &index->columns[i];
+		Datum		datum = index_getattr(sealed, i + 1,
+										  RelationGetDescr(&index->shadow),
+										  &isnull[i]);
 		void	   *allocated;
 
-		values[i] = index_getattr(sealed, i + 1,
-								  RelationGetDescr(&index->shadow), &isnull[i]);
 		if (isnull[i])
 			continue;
-		buffer = palloc(sizeof(BtBuffer));
-		values[i] = bt_open(&index->columns[i], values[i], buffer, &allocated);
+		values[i] = bt_open(column, datum, palloc(sizeof(BtBuffer)), &allocated);
+		if (unlikely(!bt_ends_inside(column, datum, sealed)))
+			bt_report_damaged(index);
 	}
 	result = index_form_tuple(desc, values, isnull);
 	result->t_tid = sealed->t_tid;

@@ -75,7 +75,7 @@ entry_attr(VerifyIndex *v, IndexTuple entry, int i, Datum *sealed, bool *isnull)
 	return true;
 }
 
-/* Is each column of an entry authentic? */
+/* Is each column of an entry authentic, and inside it? */
 static bool
 entry_is_authentic(VerifyIndex *v, IndexTuple entry)
 {
@@ -88,7 +88,8 @@ entry_is_authentic(VerifyIndex *v, IndexTuple entry)
 		bool		isnull;
 
 		if (entry_attr(v, entry, i, &sealed, &isnull) && !isnull &&
-			!bt_try_open(&v->index->columns[i], sealed, room, BLCKSZ, &value))
+			(!bt_try_open(&v->index->columns[i], sealed, room, BLCKSZ, &value) ||
+			 !bt_ends_inside(&v->index->columns[i], sealed, entry)))
 			return false;
 	}
 	return true;

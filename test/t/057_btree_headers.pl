@@ -143,4 +143,47 @@ for my $statement ('SET enable_seqscan = off; SELECT count(n) FROM (SELECT n FRO
 }
 cmp_ok($node->safe_psql('postgres', q{SELECT count(*) FROM cmek.verify('t_cmek_heap')}), '>', 0, 'verify finds it');
 
+# The length of an entry, too short.  Where it is the last of its page, nbtree
+# copies no more of it than that, behind which lies what is left of the page
+# before: an entry of the same length, and authentic.
+sub shorten
+{
+	my ($place) = @_;
+
+	$node->safe_psql('postgres', 'DROP TABLE IF EXISTS z; CREATE TABLE z (k int) USING cmek_heap; INSERT INTO z SELECT generate_series(1, 4000);
+		CREATE INDEX z_k ON z (k); VACUUM FREEZE z; CHECKPOINT');
+	my $name = relation_file($node, 'z_k');
+	$node->stop;
+	my ($n) = edit_file($name, sub {
+		my ($bytes, @items) = @_;
+		my %of;
+
+		push @{ $of{ $_->{block} } }, $_ for grep { $_->{len} == 40 } @items;
+		my @chosen = $place->($bytes, \%of);
+		flip_bit($bytes, $_->{at} + 6, 5) for @chosen;
+		return scalar(@chosen);
+	});
+	$node->start;
+	return $n;
+}
+my $leaf = sub { my ($bytes, $block) = @_; return unpack('v', substr($$bytes, $block * PAGE + PAGE - 4, 2)) & 1 };
+my $sum = 'SET enable_seqscan = off; SET enable_bitmapscan = off; SELECT count(*), sum(k) FROM z WHERE k > 0';
+
+is(shorten(sub { return () }), 0, 'entries as they are');
+is($node->safe_psql('postgres', "$sum; SELECT count(*) FROM cmek.verify('z')"), "4000|8002000\n0", 'an index-only scan reads them');
+is(shorten(sub {
+	my ($bytes, $of) = @_;
+	my @leaves = grep { $leaf->($bytes, $_) } sort { $a <=> $b } keys %$of;
+
+	return (sort { $a->{lp} <=> $b->{lp} } @{ $of->{ $leaves[1] } })[-1];
+}), 1, 'the last entry of the second leaf says that it is shorter');
+fails_with($node, 'XX002', $sum, 'an index-only scan takes nothing from behind its end');
+like($node->safe_psql('postgres', q{SELECT string_agg(problem, ';') FROM cmek.verify('z')}), qr/damaged/, 'verify says that it is damaged');
+cmp_ok(shorten(sub {
+	my ($bytes, $of) = @_;
+
+	return map { @{ $of->{$_} } } grep { !$leaf->($bytes, $_) } keys %$of;
+}), '>', 5, 'pivots say so');
+like($node->safe_psql('postgres', q{SELECT string_agg(problem, ';') FROM cmek.verify('z')}), qr/damaged/, 'and verify that they are damaged');
+
 done_testing();
