@@ -153,14 +153,15 @@ report_tap() {
 	local name=$1 status ok bad skip f=$out/tap/$1
 
 	status=$(cat "$f.status")
-	ok=$(grep -E '^ok ' "$f.tap" | grep -vcE '# skip' || true)
-	skip=$(grep -cE '^ok .*# skip|^1\.\.0 ?# ?skip' -i "$f.tap" || true)
-	bad=$(grep -E '^not ok ' "$f.tap" | grep -vc '# TODO' || true)
+	# -a: a test may name bytes that are no text, and grep would stop there
+	ok=$(grep -aE '^ok ' "$f.tap" | grep -avcE '# skip' || true)
+	skip=$(grep -acE '^ok .*# skip|^1\.\.0 ?# ?skip' -i "$f.tap" || true)
+	bad=$(grep -aE '^not ok ' "$f.tap" | grep -avc '# TODO' || true)
 	printf '    %-24s %d passed, %d failed%s\n' "$name" "$ok" "$bad" \
 		"$([ "$skip" = 0 ] || echo ", $skip skipped")"
 	if [ "$status" != 0 ] || [ "$bad" != 0 ]; then
 		[ "$bad" != 0 ] || echo "    $name ended with status $status"
-		grep -vE '^ok ' "$f.tap" | tail -40 | sed 's/^/      /' || true
+		grep -avE '^ok ' "$f.tap" | tail -40 | sed 's/^/      /' || true
 		tail -60 "$f.err" | sed 's/^/      /'
 	else
 		rm -rf "$f"
