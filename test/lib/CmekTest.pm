@@ -15,6 +15,7 @@ use Test::More;
 our @EXPORT = qw(
   cmek_node cmek_config service_key hide_key show_key new_key_file
   sqlstate fails_with wait_for_error wait_for_ok error_text eventually
+  checkpointer restarted_since
   files_with slurp_binary spew_binary server_major with_marker);
 
 # The major version of the server under test
@@ -160,6 +161,25 @@ sub eventually
 		select(undef, undef, undef, 0.1);
 	}
 	return 0;
+}
+
+# The process that a crash of any other makes the server replace; to be asked
+# before the crash
+sub checkpointer
+{
+	my ($node) = @_;
+
+	return $node->safe_psql('postgres', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'});
+}
+
+# Wait for the restart after a crash, which begins only when the server has
+# noticed: until then it still takes connections
+sub restarted_since
+{
+	my ($node, $old) = @_;
+
+	return $node->poll_query_until('postgres',
+		"SELECT count(*) = 1 AND min(pid) <> $old FROM pg_stat_activity WHERE backend_type = 'checkpointer'");
 }
 
 sub slurp_binary

@@ -329,7 +329,13 @@ $node->safe_psql('postgres', join('',
 is($node->safe_psql('postgres', "SELECT count(*), sum(a) FROM ($union) s"), '40|820', '40 tables in one query');
 is_deeply([ run_at_once(6, "SELECT count(*), sum(a) FROM ($union) s") ], [ ('40|820') x 6 ],
 	'and in 6 sessions at once');
-is(stat_of('cached_keys'), '16', 'the cache is full');
+# on a slow server a key that nobody has asked for in the meantime may have left
+ok(eventually(sub {
+	$node->safe_psql('postgres', "SELECT sum(a) FROM ($union) s");
+	my $cached = stat_of('cached_keys');
+	BAIL_OUT("16 keys fit into the cache, and $cached are there") if $cached > 16;
+	return $cached == 16;
+}), 'the cache is full');
 cmp_ok(stat_of('cache_evictions'), '>', 24, 'and keys were evicted');
 $node->safe_psql('postgres', join('', map { "DROP TABLE e$_;" } 1 .. 40));
 cmp_ok(stat_of('cached_keys'), '<', 16, 'keys of dropped tables leave the cache');

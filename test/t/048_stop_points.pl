@@ -42,20 +42,6 @@ sub key_of_t
 	return $node->safe_psql('postgres', "SELECT key FROM cmek.tables WHERE \"table\" = 't'::regclass");
 }
 
-# The process that a crash of any other makes the server replace
-my $checkpointer = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'";
-
-# Wait for the restart after a crash, which begins only when the server has
-# noticed: until then it still takes connections
-sub wait_for_restart
-{
-	my ($old) = @_;
-
-	return $node->poll_query_until('postgres',
-		"SELECT count(*) = 1 AND min(pid) <> $old FROM ($checkpointer) c")
-	  || BAIL_OUT('the server did not restart');
-}
-
 my $round = 0;
 for my $name (sort keys %step)
 {
@@ -67,7 +53,7 @@ for my $name (sort keys %step)
 		$sql =~ s/%KEY/'$key'/;
 		$node->safe_psql('postgres', 'CALL cmek.rotate_data_key($$t$$)') if $name =~ /^reseal/;
 		my $before = $node->safe_psql('postgres', $question);
-		my $old = $node->safe_psql('postgres', $checkpointer);
+		my $old = checkpointer($node);
 
 		# a procedure that commits is run by itself, so the setting comes first
 		my ($status, undef, $stderr) = $node->psql('postgres', "SET cmek.stop_point = '$name:$action';\n$sql;");
@@ -78,7 +64,7 @@ for my $name (sort keys %step)
 		else
 		{
 			like($stderr, qr/server closed the connection|connection to server was lost/, "$what: killed");
-			wait_for_restart($old);
+			restarted_since($node, $old) or BAIL_OUT('the server did not restart');
 		}
 		is($node->safe_psql('postgres', $content), $expected, "$what: nothing is lost");
 		is($node->safe_psql('postgres', $question), $before, "$what: as before");

@@ -115,13 +115,10 @@ one("BEGIN; SAVEPOINT s; REINDEX TABLE t; ROLLBACK TO s; INSERT INTO t VALUES (2
 same_by_index('t', 'after a subtransaction');
 for my $kill ('error', 'kill')
 {
-	my $checkpointer = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'";
-	my $old_pid = one($checkpointer);
+	my $old = checkpointer($node);
 
 	isnt(sqlstate($node, "SET cmek.stop_point = 'index-key-made:$kill'; REINDEX INDEX t_k"), '', "REINDEX stopped: $kill");
-	# the restart begins only when the server has noticed
-	$node->poll_query_until('postgres', "SELECT count(*) = 1 AND min(pid) <> $old_pid FROM ($checkpointer) c")
-	  or BAIL_OUT('the server did not restart') if $kill eq 'kill';
+	restarted_since($node, $old) or BAIL_OUT('the server did not restart') if $kill eq 'kill';
 	same_by_index('t', "REINDEX stopped: $kill");
 	is(index_keys('t'), $before, '... with the keys it had');
 }

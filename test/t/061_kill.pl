@@ -93,19 +93,16 @@ sub all_there
 	return 0;
 }
 
-my $checkpointer = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'";
-
 # Kill a process as the out-of-memory killer does, and wait for the restart
 # that follows without anybody's help
 sub kill_and_wait
 {
 	my ($pid, $name) = @_;
-	my $old = $node->safe_psql('postgres', $checkpointer);
+	my $old = checkpointer($node);
 
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	kill('KILL', $pid) == 1 or BAIL_OUT("could not kill $pid: $!");
-	ok($node->poll_query_until('postgres', "SELECT count(*) = 1 AND min(pid) <> $old FROM ($checkpointer) c"),
-		"$name: the server is back by itself");
+	ok(restarted_since($node, $old), "$name: the server is back by itself");
 	return;
 }
 
