@@ -140,8 +140,6 @@ build_range_scan(Relation heap, Relation index, struct IndexInfo *info,
 	BuildHeap  *build = (BuildHeap *) heap;
 	Relation	real = build->heap.real;
 
-	/* nbtree has begun its sorts; from now on functions of users run */
-	build->activity.sorts = false;
 	build->callback = callback;
 	build->state = state;
 	return real->rd_tableam->index_build_range_scan(real, build->heap.real_index,
@@ -164,7 +162,6 @@ build_on_shadow(Relation heap, Relation rel, BtIndex *index,
 	build->row = AllocSetContextCreate(CurrentMemoryContext, "cmek index build",
 									   ALLOCSET_DEFAULT_SIZES);
 	bt_activity_begin(&build->activity, index);
-	build->activity.sorts = true;
 	build->activity.compared = build->compared;
 	/* workers would open the real index */
 	info->ii_ParallelWorkers = 0;

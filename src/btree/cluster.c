@@ -74,7 +74,6 @@ cluster_begin_sort(BtIndex *index, TupleDesc desc)
 	}
 	/* sort.c asks which index it is for */
 	bt_activity_begin(&activity, index);
-	activity.sorts = true;
 	result = tuplesort_begin_heap(desc, index->nkeyatts, columns, operators,
 								  collations, nulls_first,
 								  maintenance_work_mem, NULL, TUPLESORT_NONE);

@@ -116,7 +116,6 @@ typedef struct BtActivity
 	BtIndex    *index;
 	struct BtActivity *outer;
 	IndexScanDesc scan;
-	bool		sorts;			/* a sort that begins now is nbtree's, or ours */
 	Datum	   *compared;		/* by the sort of a build, of each column */
 	int			nvalues;
 	Datum	   *plain;			/* values as they were sealed */
@@ -130,7 +129,6 @@ bt_activity_begin(BtActivity *activity, BtIndex *index)
 {
 	activity->index = index;
 	activity->scan = NULL;
-	activity->sorts = false;
 	activity->compared = NULL;
 	activity->nvalues = 0;
 	activity->outer = bt_activity;

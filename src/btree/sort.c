@@ -179,7 +179,7 @@ cmek_sealed_sortsupport(PG_FUNCTION_ARGS)
 	SortSupport ssup = (SortSupport) PG_GETARG_POINTER(0);
 	SealedSort *sort;
 
-	if (bt_activity == NULL || !bt_activity->sorts || ssup->ssup_attno < 1 ||
+	if (bt_activity == NULL || ssup->ssup_attno < 1 ||
 		ssup->ssup_attno > bt_activity->index->nkeyatts)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
