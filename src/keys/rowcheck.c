@@ -15,6 +15,7 @@
 #include "access/htup_details.h"
 #include "access/toast_compression.h"
 #include "access/tupmacs.h"
+#include "catalog/pg_type_d.h"
 #include "utils/rel.h"
 
 #include "keys/internal.h"
@@ -70,6 +71,10 @@ values_fit(Relation rel, HeapTuple tuple, int natts)
 			size = HeapTupleHasVarWidth(tuple) ?
 				varlena_size(rel, data + off, len - off) : 0;
 		if (size == 0 || size > len - off)
+			return false;
+		/* whoever reads a name reads to its end */
+		if (att->atttypid == NAMEOID &&
+			memchr(data + off, '\0', NAMEDATALEN) == NULL)
 			return false;
 		off += size;
 	}
