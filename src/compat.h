@@ -260,6 +260,10 @@ cmek_own_index_routine(void *stock)
 #define cmek_copy_instrument(to, from) ((void) 0)
 #define cmek_clear_instrument(scan) ((void) 0)
 #endif
+/* 19 leaves the metapage out of what a scan is estimated to read */
+#if PG_VERSION_NUM < 190000
+#define CMEK_CORE_COUNTS_METAPAGE 1
+#endif
 
 /*
  * lifecycle/, btree/: 18 keeps a compact form beside each attribute of a

@@ -3,8 +3,8 @@
  * handler.c
  *	  The access method cmek_btree: nbtree's routine with our functions.
  *
- * What is not replaced is nbtree's own and needs no key: costs, properties,
- * operator classes, the shared state of a parallel scan.
+ * What is not replaced is nbtree's own and needs no key: properties, operator
+ * classes, the shared state of a parallel scan.
  *
  *-------------------------------------------------------------------------
  */
@@ -28,6 +28,7 @@ cmek_btree_handler(PG_FUNCTION_ARGS)
 	am->amvacuumcleanup = bt_vacuumcleanup;
 	am->amoptions = bt_options;
 	bt_scan_set_callbacks(am);
+	bt_cost_set_callback(am);
 	CMEK_NO_PARALLEL_BUILD(am);
 	PG_RETURN_POINTER(am);
 }

@@ -391,6 +391,9 @@ extern IndexTuple bt_scan_entry(IndexScanDesc scan);
 extern IndexTuple bt_open_tuple(BtIndex *index, TupleDesc desc,
 								IndexTuple sealed);
 
+/* ---------- cost.c ---------- */
+extern void bt_cost_set_callback(IndexAmRoutine *am);
+
 /* ---------- cluster.c ---------- */
 extern void bt_cluster_init(void);
 
