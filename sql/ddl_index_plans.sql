@@ -43,12 +43,18 @@ SELECT twin('INSERT INTO pl_u SELECT generate_series(1, 400)');
 ANALYZE plain.pl_u, sealed.pl_u;
 SELECT * FROM plans('SELECT * FROM pl_u WHERE a < 100 ORDER BY a');
 SELECT * FROM plans('SELECT * FROM pl_u');
--- an index of one page, beside the metapage (plain: before 19 core takes the table)
+-- an index with one page of entries is no larger than a plain one
 SELECT twin('CREATE TABLE pl_p (a int, b int)');
 SELECT twin('INSERT INTO pl_p SELECT i, i % 20 FROM generate_series(1, 400) i');
 SELECT twin('CREATE INDEX pl_p_a ON pl_p (a) WHERE b = 3');
-ANALYZE plain.pl_p, sealed.pl_p;
-SELECT by_index FROM plans('SELECT * FROM pl_p WHERE b = 3');
+VACUUM (ANALYZE) plain.pl_p;
+VACUUM (ANALYZE) sealed.pl_p;
+SET enable_seqscan = off;
+SET enable_bitmapscan = off;
+SELECT cost_of('sealed', 'SELECT a FROM pl_p WHERE b = 3') =
+	cost_of('plain', 'SELECT a FROM pl_p WHERE b = 3') AS same_cost;
+RESET enable_seqscan;
+RESET enable_bitmapscan;
 
 -- large: to read all of an index costs what its own pages cost, to a page or two
 SELECT twin('CREATE TABLE pl_l (a int, b int)');

@@ -5,9 +5,13 @@
  *
  * nbtree's own estimate, of the pages that there are: a sealed entry is longer
  * than a plain one, equal ones are not merged, and nothing is taken off for
- * that (README.md: it would choose the slower plan).  Before 19 core counts the
- * metapage among the pages of which a scan reads its share, which no scan reads;
- * where an index has a handful of pages, one more or less is another plan.
+ * that (README.md: it would choose the slower plan).  But before 19 core takes
+ * the metapage, which no scan reads, for one of the pages of which a scan reads
+ * its share, and where an index has a handful of pages, one more or less is
+ * another plan.
+ *
+ * An index with one page of entries is left as core sees it: it is no larger
+ * than a plain one, so its table gets the plans of a plain table.
  *
  *-------------------------------------------------------------------------
  */
@@ -20,6 +24,9 @@
 
 #ifdef CMEK_CORE_COUNTS_METAPAGE
 
+/* The metapage and one page of entries */
+#define BT_MIN_PAGES 2
+
 /* nbtree's estimate, for an index without its metapage */
 static void
 bt_costestimate(PlannerInfo *root, IndexPath *path, double loop_count,
@@ -31,7 +38,7 @@ bt_costestimate(PlannerInfo *root, IndexPath *path, double loop_count,
 
 	PG_TRY();
 	{
-		if (all > 1)
+		if (all > BT_MIN_PAGES)
 			index->pages = all - 1;
 		btcostestimate(root, path, loop_count, startup, total, selectivity,
 					   correlation, pages);
