@@ -7,11 +7,13 @@
  * than a plain one, equal ones are not merged, and nothing is taken off for
  * that (README.md: it would choose the slower plan).  But before 19 core takes
  * the metapage, which no scan reads, for one of the pages of which a scan reads
- * its share, and where an index has a handful of pages, one more or less is
+ * its share.  Where an index has a handful of pages, one more or less is
  * another plan.
  *
- * An index with one page of entries is left as core sees it: it is no larger
- * than a plain one, so its table gets the plans of a plain table.
+ * It stays counted for an index with one page of entries, which is no larger
+ * than a plain one, so that such tables keep the plans of plain tables; and for
+ * a scan of most entries: an index-only scan opens them all, which core does
+ * not know of, and which takes longer than the page.
  *
  *-------------------------------------------------------------------------
  */
@@ -24,10 +26,13 @@
 
 #ifdef CMEK_CORE_COUNTS_METAPAGE
 
-/* The metapage and one page of entries */
-#define BT_MIN_PAGES 2
+/* the metapage and two pages of entries; where a page is no more than 3% */
+#define BT_FEW_PAGES_MIN 3
+#define BT_FEW_PAGES_MAX 32
+/* a scan of part of an index; more than core's guess for "less than" */
+#define BT_PART 0.35
 
-/* nbtree's estimate, for an index without its metapage */
+/* nbtree's estimate, of small parts of small indexes without their metapage */
 static void
 bt_costestimate(PlannerInfo *root, IndexPath *path, double loop_count,
 				Cost *startup, Cost *total, Selectivity *selectivity,
@@ -36,10 +41,14 @@ bt_costestimate(PlannerInfo *root, IndexPath *path, double loop_count,
 	IndexOptInfo *index = path->indexinfo;
 	BlockNumber all = index->pages;
 
+	btcostestimate(root, path, loop_count, startup, total, selectivity,
+				   correlation, pages);
+	if (all < BT_FEW_PAGES_MIN || all > BT_FEW_PAGES_MAX ||
+		*selectivity > BT_PART)
+		return;
+	index->pages = all - 1;
 	PG_TRY();
 	{
-		if (all > BT_MIN_PAGES)
-			index->pages = all - 1;
 		btcostestimate(root, path, loop_count, startup, total, selectivity,
 					   correlation, pages);
 	}
