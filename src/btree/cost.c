@@ -12,8 +12,8 @@
  *
  * It stays counted for an index with one page of entries, which is no larger
  * than a plain one, so that such tables keep the plans of plain tables; and for
- * a scan of most entries: an index-only scan opens them all, which core does
- * not know of, and which takes longer than the page.
+ * a scan of more than a third of the entries: an index-only scan opens them,
+ * which core does not know of, and which takes longer than the page.
  *
  *-------------------------------------------------------------------------
  */
@@ -26,7 +26,7 @@
 
 #ifdef CMEK_CORE_COUNTS_METAPAGE
 
-/* the metapage and two pages of entries; where a page is no more than 3% */
+/* the metapage and two pages of entries; where a page is 3% of all */
 #define BT_FEW_PAGES_MIN 3
 #define BT_FEW_PAGES_MAX 32
 /* a scan of part of an index; more than core's guess for "less than" */
