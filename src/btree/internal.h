@@ -339,6 +339,8 @@ extern void bt_seal_values(BtActivity *activity, Datum *values, bool *isnull,
 						   Datum *plain, Datum *sealed);
 
 /* ---------- compare.c, sort.c: what nbtree calls ---------- */
+/* Fail because the caller is not nbtree */
+extern void bt_report_no_datum(void);
 extern int32 bt_compare_in(BtColumn *column, Datum a, Datum b);
 
 /* ---------- scankey.c ---------- */

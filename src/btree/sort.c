@@ -181,10 +181,7 @@ cmek_sealed_sortsupport(PG_FUNCTION_ARGS)
 
 	if (bt_activity == NULL || ssup->ssup_attno < 1 ||
 		ssup->ssup_attno > bt_activity->index->nkeyatts)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("values of type %s exist in sealed indexes only",
-						"cmek.sealed")));
+		bt_report_no_datum();
 	sort = MemoryContextAllocZero(ssup->ssup_cxt, sizeof(SealedSort));
 	sort->column = &bt_activity->index->columns[ssup->ssup_attno - 1];
 	sort_prepare_real(sort, ssup);
