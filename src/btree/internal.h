@@ -15,6 +15,7 @@
 #include "access/relscan.h"
 #include "access/tableam.h"
 #include "access/tupmacs.h"
+#include "catalog/pg_collation.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/rel.h"
@@ -27,6 +28,12 @@
 
 /* Random bytes of a process (datum.c) */
 #define BT_COOKIE_LEN 16
+
+/*
+ * The collation of a shadow's columns.  No sort that SQL begins has one on
+ * cmek.sealed, which cannot be collated: so sort.c knows nbtree's, and ours.
+ */
+#define BT_SEALED_COLLATION DEFAULT_COLLATION_OID
 
 /* How to compare two types of a column's operator family */
 typedef struct BtProc
