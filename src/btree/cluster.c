@@ -69,7 +69,7 @@ cluster_begin_sort(BtIndex *index, TupleDesc desc)
 										   (option & INDOPTION_DESC) ?
 										   BTGreaterStrategyNumber :
 										   BTLessStrategyNumber);
-		collations[i] = InvalidOid;
+		collations[i] = BT_SEALED_COLLATION;
 		nulls_first[i] = (option & INDOPTION_NULLS_FIRST) != 0;
 	}
 	/* sort.c asks which index it is for */

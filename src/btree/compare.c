@@ -49,9 +49,9 @@ column_of_function(const FmgrInfo *flinfo)
 	return column;
 }
 
-/* Fail because the caller is not nbtree */
-static void
-report_no_datum(void)
+/* See internal.h. */
+void
+bt_report_no_datum(void)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -187,7 +187,7 @@ bt_compare(FmgrInfo *flinfo, Datum a, Datum b)
 
 	if (unlikely(column == NULL) &&
 		!(bt_may_be_plain(a) && bt_may_be_plain(b)))
-		report_no_datum();
+		bt_report_no_datum();
 	left = bt_plain(a, &room[0]);
 	right = bt_plain(b, &room[1]);
 	if (right != NULL)
@@ -196,7 +196,7 @@ bt_compare(FmgrInfo *flinfo, Datum a, Datum b)
 	if (left == NULL)
 	{
 		if (unlikely(column == NULL))
-			report_no_datum();
+			bt_report_no_datum();
 		return bt_compare_in(column, a, b);
 	}
 	result = compare_argument(b, left);
@@ -277,7 +277,7 @@ column_to_show(Datum sealed, char *room, Datum *value)
 			 bt_try_open(column, sealed, room, BLCKSZ, value)))
 			return column;
 	}
-	report_no_datum();
+	bt_report_no_datum();
 	return NULL;
 }
 

@@ -290,7 +290,8 @@ bt_seal_values(BtActivity *activity, Datum *values, bool *isnull,
 		if (isnull[i])
 			continue;
 		plain[i] = bt_stored_form(&index->columns[i], values[i], &len);
-		sealed[i] = bt_seal(&index->columns[i], dek, plain[i], len);
+		/* it may have come from TOAST, and the ring been read again for it */
+		sealed[i] = bt_seal(&index->columns[i], bt_dek(index), plain[i], len);
 	}
 	activity->nvalues = index->natts;
 	activity->plain = plain;

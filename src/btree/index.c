@@ -237,6 +237,7 @@ shadow_make_support(BtIndex *index)
 
 		shadow->rd_opfamily[i] = index->opfamily;
 		shadow->rd_opcintype[i] = index->sealed_type;
+		shadow->rd_indcollation[i] = BT_SEALED_COLLATION;
 		shadow->rd_support[at] = proc;
 		fmgr_info_cxt(proc, &shadow->rd_supportinfo[at], index->context);
 		shadow->rd_supportinfo[at].fn_expr = (Node *) &index->columns[i];

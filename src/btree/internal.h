@@ -15,6 +15,7 @@
 #include "access/relscan.h"
 #include "access/tableam.h"
 #include "access/tupmacs.h"
+#include "catalog/pg_collation.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/rel.h"
@@ -27,6 +28,12 @@
 
 /* Random bytes of a process (datum.c) */
 #define BT_COOKIE_LEN 16
+
+/*
+ * The collation of a shadow's columns.  No sort that SQL begins has one on
+ * cmek.sealed, which cannot be collated: so sort.c knows nbtree's, and ours.
+ */
+#define BT_SEALED_COLLATION DEFAULT_COLLATION_OID
 
 /* How to compare two types of a column's operator family */
 typedef struct BtProc
@@ -339,6 +346,8 @@ extern void bt_seal_values(BtActivity *activity, Datum *values, bool *isnull,
 						   Datum *plain, Datum *sealed);
 
 /* ---------- compare.c, sort.c: what nbtree calls ---------- */
+/* Fail because the caller is not nbtree */
+extern void bt_report_no_datum(void);
 extern int32 bt_compare_in(BtColumn *column, Datum a, Datum b);
 
 /* ---------- scankey.c ---------- */

@@ -84,7 +84,7 @@ convert_key(BtIndex *index, ScanKey key, BtPlain *room)
 	if (key->sk_flags & (SK_SEARCHNULL | SK_SEARCHNOTNULL))
 		return;
 	key->sk_subtype = index->sealed_type;
-	key->sk_collation = InvalidOid;
+	key->sk_collation = BT_SEALED_COLLATION;
 	key->sk_func = index->operators[key->sk_strategy];
 	if (column->key)
 		key->sk_func.fn_expr = (Node *) column;

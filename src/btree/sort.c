@@ -172,19 +172,20 @@ sort_use_abbreviation(SealedSort *sort, SortSupport ssup)
 	}
 }
 
-/* Called while an index is built, for each of its columns */
+/*
+ * Called while an index is built, for each of its columns.  A function of a
+ * user's that runs meanwhile may begin sorts, too, of what it calls sealed.
+ */
 Datum
 cmek_sealed_sortsupport(PG_FUNCTION_ARGS)
 {
 	SortSupport ssup = (SortSupport) PG_GETARG_POINTER(0);
 	SealedSort *sort;
 
-	if (bt_activity == NULL || ssup->ssup_attno < 1 ||
+	if (bt_activity == NULL ||
+		ssup->ssup_collation != BT_SEALED_COLLATION || ssup->ssup_attno < 1 ||
 		ssup->ssup_attno > bt_activity->index->nkeyatts)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("values of type %s exist in sealed indexes only",
-						"cmek.sealed")));
+		bt_report_no_datum();
 	sort = MemoryContextAllocZero(ssup->ssup_cxt, sizeof(SealedSort));
 	sort->column = &bt_activity->index->columns[ssup->ssup_attno - 1];
 	sort_prepare_real(sort, ssup);

@@ -88,3 +88,11 @@ cmek_kms_answer_malformed(const char *what, CmekKmsAnswer *answer)
 	cmek_kms_answer(answer, CMEK_KMS_UNREACHABLE, "MalformedAnswer",
 					"the answer has no valid %s", what);
 }
+
+/* See kms.h. */
+void
+cmek_kms_answer_unknown(const char *kms, CmekKmsAnswer *answer)
+{
+	cmek_kms_answer(answer, CMEK_KMS_UNREACHABLE, "MalformedAnswer",
+					"the answer is not what %s says", kms);
+}

@@ -272,8 +272,7 @@ open_answer(CmekAzureCall call, int status, const char *body, Size len,
 	}
 	root = cmek_json_object(body, len);
 	if (root == NULL)
-		cmek_kms_answer(answer, CMEK_KMS_UNREACHABLE, "MalformedAnswer",
-						"the answer is not what Azure says");
+		cmek_kms_answer_unknown("Azure", answer);
 	return root;
 }
 

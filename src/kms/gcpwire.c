@@ -209,8 +209,7 @@ open_answer(CmekGcpCall call, int status, const char *body, Size len,
 	}
 	root = cmek_json_object(body, len);
 	if (root == NULL)
-		cmek_kms_answer(answer, CMEK_KMS_UNREACHABLE, "MalformedAnswer",
-						"the answer is not what Google Cloud KMS says");
+		cmek_kms_answer_unknown("Google Cloud KMS", answer);
 	return root;
 }
 

@@ -148,8 +148,7 @@ receive(KmipCall *call, CmekKmsAnswer *answer)
 		return 0;
 	len = cmek_ttlv_message_len(call->message, CMEK_KMIP_RESPONSE);
 	if (len == 0)
-		cmek_kms_answer(answer, CMEK_KMS_UNREACHABLE, "MalformedAnswer",
-						"the answer is not what a KMIP server says");
+		cmek_kms_answer_unknown("a KMIP server", answer);
 	else if (len > CMEK_KMIP_MAX_ANSWER)
 		cmek_kms_answer(answer, CMEK_KMS_UNREACHABLE, "AnswerTooLarge",
 						"the answer is longer than %d bytes", CMEK_KMIP_MAX_ANSWER);

@@ -324,8 +324,7 @@ open_answer(CmekKmipCall call, const uint8 *data, Size len,
 		message.tag != CMEK_KMIP_RESPONSE ||
 		!cmek_ttlv_only(&message, TAG_BATCH_ITEM, CMEK_TTLV_STRUCTURE, &batch) ||
 		!cmek_ttlv_number(&batch, TAG_RESULT_STATUS, CMEK_TTLV_ENUMERATION, &status))
-		cmek_kms_answer(answer, CMEK_KMS_UNREACHABLE, "MalformedAnswer",
-						"the answer is not what a KMIP server says");
+		cmek_kms_answer_unknown("a KMIP server", answer);
 	else if (status != 0)
 		read_error(&batch, answer);
 	else if (cmek_ttlv_nth(&batch, TAG_OPERATION, 0, payload) &&

@@ -93,6 +93,8 @@ extern void cmek_kms_answer(CmekKmsAnswer *answer, CmekKmsClass klass,
 							const char *code, const char *fmt,...) pg_attribute_printf(4, 5);
 /* The KMS's answer lacks something, or has it in another form: UNREACHABLE */
 extern void cmek_kms_answer_malformed(const char *what, CmekKmsAnswer *answer);
+/* It is not one of this KMS's at all: UNREACHABLE, too */
+extern void cmek_kms_answer_unknown(const char *kms, CmekKmsAnswer *answer);
 
 typedef struct CmekKmsRequest
 {

@@ -304,8 +304,7 @@ open_answer(CmekVaultCall call, int status, const char *body, Size len,
 	object = *root != NULL ? json_object_get(*root, member) : NULL;
 	if (!json_is_object(object))
 	{
-		cmek_kms_answer(answer, CMEK_KMS_UNREACHABLE, "MalformedAnswer",
-						"the answer is not what Vault says");
+		cmek_kms_answer_unknown("Vault", answer);
 		return NULL;
 	}
 	return object;

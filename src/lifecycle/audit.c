@@ -240,6 +240,7 @@ cmek_audit_write(CmekEvent *events, int n)
 			write_row(plan, &row, head.mac);
 		}
 		write_head(&head);
+		cmek_stop("events-written");
 	}
 	cmek_secret_free(key);
 	cmek_visit_end();

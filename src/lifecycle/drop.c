@@ -55,7 +55,6 @@
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/syscache.h"
 
 #include "compat.h"
@@ -222,35 +221,31 @@ detach_and_drop(void)
 	CommandCounterIncrement();
 }
 
+/*
+ * The drop as it will be.  check_object ends it; should nobody have watched it,
+ * the table would be gone without a snapshot, so it never ends well.
+ */
+static void
+rehearse_drop(void *arg)
+{
+	LockRelationOid(doomed, AccessExclusiveLock);
+	detach_and_drop();
+	elog(ERROR, "nobody watched the drop of table %u", doomed);
+}
+
 /* Find out what would fall with it; ERROR with the reason to postpone. */
 static void
 rehearse(void)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	ErrorData  *volatile error = NULL;
+	ErrorData  *error;
 
 	rehearsing = true;
 	rehearsed = false;
-	BeginInternalSubTransaction(NULL);
-	PG_TRY();
-	{
-		LockRelationOid(doomed, AccessExclusiveLock);
-		detach_and_drop();
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-	}
-	PG_END_TRY();
-	RollbackAndReleaseCurrentSubTransaction();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
+	error = cmek_try(rehearse_drop, NULL);
 	rehearsing = false;
-	if (!rehearsed && error != NULL)
-		ThrowErrorData(error);
+	if (!rehearsed)
+		ReThrowError(error);
+	FreeErrorData(error);
 }
 
 /* Is it still a table of the lost key, as of now? */

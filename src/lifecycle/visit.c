@@ -17,11 +17,13 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog/pg_extension.h"
 #include "commands/extension.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
+#include "storage/lmgr.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -39,11 +41,31 @@ PGDLLEXPORT void cmek_visit_main(Datum arg);
 /* When nothing else is due, look again after this time */
 #define VISIT_EVERY_MS (3600 * 1000)
 
+/*
+ * Keep the extension for the rest of the transaction.  DROP EXTENSION locks it
+ * before its tables, which it takes in an order of its own: it waits for us here,
+ * where it has none yet, and neither comes to wait for the other.
+ */
+static void
+hold_extension(void)
+{
+	Oid			held = InvalidOid;
+	Oid			extension;
+
+	/* once more when we have it: it may have been dropped while we waited */
+	while ((extension = get_extension_oid("cmek", false)) != held)
+	{
+		LockDatabaseObject(ExtensionRelationId, extension, 0, AccessShareLock);
+		held = extension;
+	}
+}
+
 /* See internal.h. */
 void
 cmek_visit_begin(void)
 {
 	StartTransactionCommand();
+	hold_extension();
 	SPI_connect();
 	PushActiveSnapshot(GetTransactionSnapshot());
 }

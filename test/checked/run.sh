@@ -52,8 +52,8 @@ configure_server() {
 }
 
 # What is built runs on the way, pg_config for one, and leaves its memory to
-# the end of the process, as a server does
-san_options=detect_leaks=0:detect_stack_use_after_return=0:abort_on_error=1
+# the end of the process, as a server does; and tests of time preload libfaketime
+san_options=detect_leaks=0:verify_asan_link_order=0:detect_stack_use_after_return=0:abort_on_error=1
 export ASAN_OPTIONS=$san_options
 
 # Build and install the server, with the contrib modules that tests use

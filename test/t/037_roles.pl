@@ -138,7 +138,35 @@ is(sqlstate($node, 'DROP SERVER renamed', 'app'), '', 'once nothing is bound it 
 # the owner made it, the owner may drop it, once nothing is sealed
 isnt(as('owner', 'DROP EXTENSION cmek CASCADE'), '', 'not while a table is sealed');
 $node->safe_psql('app', 'DROP TABLE a.own; DROP SERVER admin');
-is(as('owner', 'DROP EXTENSION cmek'), '', 'the owner drops the extension');
+
+# A visitor at work has tables of the extension, and wants others: DROP EXTENSION
+# waits for it before it has any, so neither waits for the other's
+sub visitor_stops
+{
+	my ($point) = @_;
+
+	$node->safe_psql('postgres', $point ? "ALTER SYSTEM SET cmek.stop_point = '$point'" : 'ALTER SYSTEM RESET cmek.stop_point');
+	$node->reload;
+	return;
+}
+sub locks { my ($which) = @_; return qq{SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE l.database = a.datid AND $which} }
+my $drop = q{a.query LIKE 'DROP EXTENSION cmek%'};
+my $ours = q{relation IN (SELECT oid FROM pg_class WHERE relnamespace = 'cmek'::regnamespace)};
+
+my $logged = -s $node->logfile;
+visitor_stops('events-written:wait');
+$node->safe_psql('app', qq{CREATE SERVER brief FOREIGN DATA WRAPPER cmek_file OPTIONS (key_file '$file'); DROP SERVER brief});
+$node->wait_for_log(qr/waiting at "events-written"/, $logged);
+cmp_ok($node->safe_psql('app', locks("a.backend_type = 'cmek visitor' AND $ours")), '>', 1, 'a visitor has tables of the extension');
+my $dropping = $node->background_psql('app', on_error_stop => 0);
+$dropping->query_until(qr/begun/, "SET SESSION AUTHORIZATION owner;\n\\echo begun\nDROP EXTENSION cmek;\n");
+ok($node->poll_query_until('app', locks("$drop AND NOT l.granted") =~ s/count\(\*\)/count(*) = 1/r), 'DROP EXTENSION waits for it');
+is($node->safe_psql('app', locks("$drop AND $ours")), '0', '... and has none of its tables meanwhile');
+visitor_stops();
+$node->safe_psql('app', q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'cmek visitor'});
+$dropping->query_safe('SELECT 1');
+$dropping->quit;
+is($node->safe_psql('app', q{SELECT count(*) FROM pg_extension WHERE extname = 'cmek'}), '0', 'the owner drops the extension');
 
 $node->stop;
 done_testing();

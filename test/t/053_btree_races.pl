@@ -142,6 +142,32 @@ $node->safe_psql('postgres', q{
 	INSERT INTO re SELECT (i * 37) % 301 FROM generate_series(1, 300) i});
 is($node->safe_psql('postgres', "$force SELECT count(*) FROM re WHERE a BETWEEN 10 AND 20"), '11', 'a comparison function that runs SQL');
 like(error_text($node, 'INSERT INTO re VALUES (37)'), qr/23505.*Key \(a\)=\(37\) already exists/s, '... and a violated constraint names the key');
+
+# ---------- the key goes and comes back while a value is fetched to be sealed ----------
+
+# An UPDATE hands its index the value as it lies in the TOAST table, whose index
+# somebody has locked.  Until it gets on, the key is suspended and resumed, and the
+# table gets more data keys: all are opened anew, and lie elsewhere
+my $file = $node->basedir . '/gone_and_back';
+new_key_file($file);
+$node->safe_psql('postgres', qq{CREATE SERVER back FOREIGN DATA WRAPPER cmek_file OPTIONS (key_file '$file')});
+$node->safe_psql('postgres', q{
+	CREATE TABLE away (id int, k text) USING cmek_heap WITH (cmek.key = 'back'); ALTER TABLE away ALTER k SET STORAGE EXTERNAL;
+	INSERT INTO away SELECT i, repeat(md5(i::text), 70) FROM generate_series(1, 3) i;
+	CREATE INDEX ON away (id); CREATE INDEX ON away (k)});
+my $toast_index = $node->safe_psql('postgres', q{SELECT indexrelid::regclass FROM pg_index WHERE indrelid = (SELECT reltoastrelid FROM pg_class WHERE oid = 'away'::regclass)});
+my $locker = $node->background_psql('postgres');
+$locker->query_safe("BEGIN; REINDEX INDEX $toast_index");
+my $updater = $node->background_psql('postgres', on_error_stop => 0);
+$updater->query_until(qr/begun/, "SELECT id FROM away;\n\\echo begun\nUPDATE away SET id = 4 WHERE id = 1;\n");
+ok($node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE 'UPDATE away%' AND wait_event_type = 'Lock'}), 'an update waits for a value');
+$node->safe_psql('postgres', $_)
+  for q{SELECT cmek.suspend_key('back'); SELECT cmek.resume_key('back')}, ("CALL cmek.rotate_data_key('away')") x 3;
+$locker->query_safe('COMMIT');
+$updater->query_safe('SELECT 1');
+is($node->safe_psql('postgres', "$force SELECT count(*) FROM away WHERE k > ''"), '3', 'what it sealed then can be opened');
+is_whole('away', 'a key that went and came back');
+$_->quit for $locker, $updater;
 $node->stop;
 
 done_testing();

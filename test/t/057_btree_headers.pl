@@ -146,9 +146,9 @@ cmp_ok($node->safe_psql('postgres', q{SELECT count(*) FROM cmek.verify('t_cmek_h
 # The length of an entry, too short.  Where it is the last of its page, nbtree
 # copies no more of it than that, behind which lies what is left of the page
 # before: an entry of the same length, and authentic.
-sub shorten
+sub flip_in_entries
 {
-	my ($place) = @_;
+	my ($place, $byte, $bit) = @_;
 
 	$node->safe_psql('postgres', 'DROP TABLE IF EXISTS z; CREATE TABLE z (k int) USING cmek_heap; INSERT INTO z SELECT generate_series(1, 4000);
 		CREATE INDEX z_k ON z (k); VACUUM FREEZE z; CHECKPOINT');
@@ -160,12 +160,13 @@ sub shorten
 
 		push @{ $of{ $_->{block} } }, $_ for grep { $_->{len} == 40 } @items;
 		my @chosen = $place->($bytes, \%of);
-		flip_bit($bytes, $_->{at} + 6, 5) for @chosen;
+		flip_bit($bytes, $_->{at} + $byte, $bit) for @chosen;
 		return scalar(@chosen);
 	});
 	$node->start;
 	return $n;
 }
+sub shorten { my ($place) = @_; return flip_in_entries($place, 6, 5) }
 my $leaf = sub { my ($bytes, $block) = @_; return unpack('v', substr($$bytes, $block * PAGE + PAGE - 4, 2)) & 1 };
 my $sum = 'SET enable_seqscan = off; SET enable_bitmapscan = off; SELECT count(*), sum(k) FROM z WHERE k > 0';
 
@@ -185,5 +186,22 @@ cmp_ok(shorten(sub {
 	return map { @{ $of->{$_} } } grep { !$leaf->($bytes, $_) } keys %$of;
 }), '>', 5, 'pivots say so');
 like($node->safe_psql('postgres', q{SELECT string_agg(problem, ';') FROM cmek.verify('z')}), qr/damaged/, 'and verify that they are damaged');
+
+# The bit that says "there are NULLs": which is in no datum, so that nothing proves it.
+# Where the bytes that are taken for a bitmap then say that the column is NULL, an
+# index-only scan returns that; a scan that visits rows does not
+is(flip_in_entries(sub {
+	my ($bytes, $of) = @_;
+	my ($first) = sort { $a <=> $b } grep { $leaf->($bytes, $_) } keys %$of;
+
+	# the first item is the bound of the page
+	my (undef, @entries) = sort { $a->{lp} <=> $b->{lp} } @{ $of->{$first} };
+
+	return (grep { (ord(substr($$bytes, $_->{at} + 8, 1)) & 1) == 0 } @entries)[0];
+}, 7, 7), 1, 'an entry says that its column is NULL');
+my $nulls = 'SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off; SELECT count(*) FILTER (WHERE k IS NULL) FROM (SELECT k FROM z ORDER BY k) s';
+is($node->safe_psql('postgres', $nulls), '1', 'an index-only scan believes it');
+is($node->safe_psql('postgres', "SET enable_indexonlyscan = off; $nulls"), '0', 'an index scan does not');
+isnt($node->safe_psql('postgres', q{SELECT string_agg(problem, ';') FROM cmek.verify('z')}), '', 'and verify finds it');
 
 done_testing();

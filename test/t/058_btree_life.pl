@@ -183,6 +183,14 @@ one(q{CREATE FUNCTION spy_cmp(int, int) RETURNS int LANGUAGE plpgsql AS $$
 		OPERATOR 1 <, OPERATOR 2 <=, OPERATOR 3 =, OPERATOR 4 >=, OPERATOR 5 >, FUNCTION 1 spy_cmp(int, int);
 	CREATE TABLE spied (a int, b int) USING cmek_heap; CREATE INDEX ON spied (a spy_ops); INSERT INTO spied VALUES (1)});
 is(sqlstate($node, q{SET spy.len = 0; SET spy.ask = 'SELECT 1'; INSERT INTO spied VALUES (2)}), '', 'a comparison that minds its business');
+my $sort = 'SELECT x FROM (VALUES (BYTES), (BYTES)) v(x) ORDER BY x USING OPERATOR(cmek.<)';
+my $build = 'CREATE TEMP TABLE tq AS SELECT BYTES x FROM generate_series(1, 3); CREATE INDEX ON tq (x cmek.sealed_ops)';
+for ([ $sort, 'INSERT INTO spied VALUES (3)' ], [ $build, 'INSERT INTO spied VALUES (3)' ], [ $sort, 'REINDEX TABLE spied' ])
+{
+	my ($ask, $statement) = @$_;
+
+	fails_with($node, '0A000', "SET spy.len = 1; SET spy.ask = '$ask'; $statement", "one that sorts such values in $statement: $ask");
+}
 for my $len (0, 32, 52, 60, 200)
 {
 	for my $ask ('SELECT cmek.sealed_cmp(BYTES, BYTES)', 'SELECT BYTES::text')

@@ -20,11 +20,12 @@ plan skip_all => 'sqlsmith is not installed' unless $sqlsmith;
 my $queries = $ENV{CMEK_SQLSMITH_QUERIES} || 400;
 # the short form is the same for every change; the long one (make test-random) is new each time
 my $seed = $ENV{CMEK_RANDOM_SEED} || ($ENV{CMEK_SQLSMITH_QUERIES} ? int(rand(1_000_000_000)) : 20261122);
-my $node = cmek_node('smith', config => [ 'autovacuum = off', 'fsync = off', "cmek.key_cache_ttl = '5min'", "statement_timeout = '1s'",
+my $node = cmek_node('smith', config => [ 'autovacuum = off', 'fsync = off', "cmek.key_cache_ttl = '5min'",
 		'restart_after_crash = off', 'log_error_verbosity = verbose', 'log_min_messages = error', 'log_min_error_statement = error',
 		"temp_file_limit = '1GB'" ]);
 $node->safe_psql('postgres', q{
 	CREATE ROLE smith LOGIN;
+	ALTER ROLE smith SET statement_timeout = '1s';
 	CREATE SCHEMA sealed AUTHORIZATION smith;
 	REVOKE ALL ON SCHEMA public FROM PUBLIC;
 	SET ROLE smith;

@@ -7,8 +7,8 @@
  */
 #include "postgres.h"
 
-#include "common/cryptohash.h"
-#include "common/md5.h"
+#include <openssl/evp.h>
+
 #include "common/pg_prng.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -55,28 +55,29 @@ _PG_init(void)
 	cmek_lifecycle_settings_init();
 }
 
-/* A digest of a stream. */
-static pg_cryptohash_ctx *
+/* A digest of a stream; core's own reads words that are not aligned. */
+static EVP_MD_CTX *
 new_hash(void)
 {
-	pg_cryptohash_ctx *hash = pg_cryptohash_create(PG_MD5);
+	EVP_MD_CTX *hash = EVP_MD_CTX_new();
 
-	if (hash == NULL || pg_cryptohash_init(hash) < 0)
+	if (hash == NULL || !EVP_DigestInit_ex(hash, EVP_md5(), NULL))
 		elog(ERROR, "no MD5");
 	return hash;
 }
 
 /* Its end, in hex. */
 static char *
-end_hash(pg_cryptohash_ctx *hash)
+end_hash(EVP_MD_CTX *hash)
 {
-	uint8		digest[MD5_DIGEST_LENGTH];
-	char	   *hex = palloc(2 * sizeof(digest) + 1);
+	uint8		digest[EVP_MAX_MD_SIZE];
+	unsigned	len;
+	char	   *hex = palloc0(2 * sizeof(digest) + 1);
 
-	if (pg_cryptohash_final(hash, digest, sizeof(digest)) < 0)
+	if (!EVP_DigestFinal_ex(hash, digest, &len))
 		elog(ERROR, "no MD5");
-	pg_cryptohash_free(hash);
-	for (Size i = 0; i < sizeof(digest); i++)
+	EVP_MD_CTX_free(hash);
+	for (unsigned i = 0; i < len; i++)
 		sprintf(hex + 2 * i, "%02x", digest[i]);
 	return hex;
 }
@@ -85,7 +86,7 @@ end_hash(pg_cryptohash_ctx *hash)
 static char *
 write_bytes(CmekStoreFile *file, int64 bytes, int seed)
 {
-	pg_cryptohash_ctx *hash = new_hash();
+	EVP_MD_CTX *hash = new_hash();
 	pg_prng_state prng;
 	uint64	   *piece = palloc(PIECE + sizeof(uint64));
 
@@ -96,7 +97,7 @@ write_bytes(CmekStoreFile *file, int64 bytes, int seed)
 
 		for (Size i = 0; i * sizeof(uint64) < len; i++)
 			piece[i] = pg_prng_uint64(&prng);
-		if (pg_cryptohash_update(hash, (uint8 *) piece, len) < 0)
+		if (!EVP_DigestUpdate(hash, piece, len))
 			elog(ERROR, "no MD5");
 		cmek_store_write(file, piece, len);
 		bytes -= len;
@@ -150,7 +151,7 @@ s3_read(PG_FUNCTION_ARGS)
 {
 	CmekStore  *store = cmek_store_open();
 	CmekStoreFile *file = cmek_store_read_begin(store, ARG_TEXT(0));
-	pg_cryptohash_ctx *hash = new_hash();
+	EVP_MD_CTX *hash = new_hash();
 	char	   *piece = palloc(PIECE);
 	int64		bytes = 0;
 	Size		len;
@@ -161,7 +162,7 @@ s3_read(PG_FUNCTION_ARGS)
 	do
 	{
 		len = cmek_store_read(file, piece, PIECE);
-		if (pg_cryptohash_update(hash, (uint8 *) piece, len) < 0)
+		if (!EVP_DigestUpdate(hash, piece, len))
 			elog(ERROR, "no MD5");
 		bytes += len;
 	} while (len == PIECE);
