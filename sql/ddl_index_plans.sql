@@ -35,16 +35,16 @@ END $$;
 
 -- small: a few rows of a table of three pages, never analyzed; a quarter of 400
 -- rows, in order
-SELECT twin('CREATE TABLE pl (a int, b int, c int, d box, PRIMARY KEY (a, b) INCLUDE (c, d))');
+SELECT twin('CREATE TABLE pl (a int, b int, c int, d box, PRIMARY KEY (a, b) INCLUDE (c, d)) WITH (autovacuum_enabled = off)');
 SELECT twin('INSERT INTO pl SELECT x, 2 * x, NULL, NULL FROM generate_series(1, 300) x');
 SELECT * FROM plans('SELECT * FROM pl WHERE (a, b, c) < (2, 5, 1)');
-SELECT twin('CREATE TABLE pl_u (a int PRIMARY KEY)');
+SELECT twin('CREATE TABLE pl_u (a int PRIMARY KEY) WITH (autovacuum_enabled = off)');
 SELECT twin('INSERT INTO pl_u SELECT generate_series(1, 400)');
 ANALYZE plain.pl_u, sealed.pl_u;
 SELECT * FROM plans('SELECT * FROM pl_u WHERE a < 100 ORDER BY a');
 SELECT * FROM plans('SELECT * FROM pl_u');
 -- an index with one page of entries is no larger than a plain one
-SELECT twin('CREATE TABLE pl_p (a int, b int)');
+SELECT twin('CREATE TABLE pl_p (a int, b int) WITH (autovacuum_enabled = off)');
 SELECT twin('INSERT INTO pl_p SELECT i, i % 20 FROM generate_series(1, 400) i');
 SELECT twin('CREATE INDEX pl_p_a ON pl_p (a) WHERE b = 3');
 VACUUM (ANALYZE) plain.pl_p;
@@ -57,7 +57,7 @@ RESET enable_seqscan;
 RESET enable_bitmapscan;
 
 -- large: to read all of an index costs what its own pages cost, to a page or two
-SELECT twin('CREATE TABLE pl_l (a int, b int)');
+SELECT twin('CREATE TABLE pl_l (a int, b int) WITH (autovacuum_enabled = off)');
 SELECT twin('INSERT INTO pl_l SELECT i, i % 10 FROM generate_series(1, 20000) i');
 SELECT twin('CREATE INDEX pl_l_a ON pl_l (a)');
 SELECT twin('CREATE INDEX pl_l_b ON pl_l (b)');
@@ -81,7 +81,7 @@ RESET enable_seqscan;
 RESET enable_bitmapscan;
 RESET enable_sort;
 RESET enable_hashagg;
--- a few rows by key: by the index, all by the table
+-- and few rows of it, or all in order, come as from a plain one
 SELECT * FROM plans('SELECT * FROM pl_l WHERE a = 7');
 SELECT * FROM plans('SELECT * FROM pl_l WHERE a BETWEEN 7 AND 700');
 SELECT * FROM plans('SELECT * FROM pl_l ORDER BY b');
