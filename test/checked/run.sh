@@ -99,7 +99,7 @@ pass_only() {
 		"$top/test/checked/left_out.txt")
 	case $1 in
 		crash) echo '@(034_crash|048_stop_points|060_*|061_*)' ;;
-		discard) echo '@(statistics_few|verify_error|ddl_bind|ddl_partition|switch_key|rotate|upsert|key_share|toast_conflict)' ;;
+		discard) echo '@(statistics_few|verify_error|ddl_bind|ddl_partition|switch_key|upsert|key_share|toast_conflict)' ;;
 		*) echo "!(${left:-none})" ;;
 	esac
 }
