@@ -46,17 +46,11 @@ bt_costestimate(PlannerInfo *root, IndexPath *path, double loop_count,
 	if (all < BT_FEW_PAGES_MIN || all > BT_FEW_PAGES_MAX ||
 		*selectivity > BT_PART)
 		return;
+	/* an error ends the planning that "index" is for */
 	index->pages = all - 1;
-	PG_TRY();
-	{
-		btcostestimate(root, path, loop_count, startup, total, selectivity,
-					   correlation, pages);
-	}
-	PG_FINALLY();
-	{
-		index->pages = all;
-	}
-	PG_END_TRY();
+	btcostestimate(root, path, loop_count, startup, total, selectivity,
+				   correlation, pages);
+	index->pages = all;
 }
 
 #endif
