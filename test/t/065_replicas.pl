@@ -63,7 +63,10 @@ hide_key($file{$_}) for qw(a b);
 my $blind = standby_of('blind', $primary, "$dir/blind/service_key");
 my $below = standby_of('below', $blind, $key);
 show_key($file{$_}) for qw(a b);
-# from here on the key files stand for KMSs that the primary and below reach
+# from here on the key files stand for KMSs that the primary and below reach; it
+# may have looked for them meanwhile
+ok(wait_for_ok($primary, "SELECT 1 / bool_and(ok)::int FROM cmek.check_key('$_')"), "the primary reaches $_") for qw(a b);
+ok(wait_for_ok($primary, 'SELECT count(*) FROM k'), '... and reads');
 
 # Every kind of WAL that a sealed table makes, while one standby knows no key
 $primary->safe_psql('postgres', $_)

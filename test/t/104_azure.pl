@@ -41,7 +41,7 @@ $azure->tell('app', tenant => $tenant, client => $client, secret => 's3cret+&=')
 $azure->tell('grant', who => $client, key => 'k1');
 
 $ENV{AZURE_POD_IDENTITY_AUTHORITY_HOST} = $azure->url;
-my $node = cmek_node('azure', config => [ 'autovacuum = off', "cmek.kms_timeout = '2500ms'" ]);
+my $node = cmek_node('azure', config => [ 'autovacuum = off', "cmek.kms_timeout = '4s'" ]);
 
 sub sql { return $node->safe_psql('postgres', $_[0]) }
 
