@@ -122,5 +122,7 @@ def pgbench(cluster, db, clients, seconds, script):
         check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
     time.sleep(0.1)
     count = int(re.search(r'actually processed: (\d+)', done).group(1))
+    if count == 0:
+        raise RuntimeError('pgbench finished no transaction in %s s: the machine stood still; run it again' % seconds)
     tps = float(re.search(r'tps = ([0-9.]+)', done).group(1))
     return tps, (cluster.reaped() - before) / count, count
