@@ -15,7 +15,7 @@ use Test::More;
 our @EXPORT = qw(
   cmek_node cmek_config service_key hide_key show_key new_key_file
   sqlstate fails_with wait_for_error wait_for_ok error_text eventually
-  checkpointer restarted_since
+  answers checkpointer restarted_since limit_memory
   files_with slurp_binary spew_binary server_major with_marker);
 
 # The major version of the server under test
@@ -163,6 +163,30 @@ sub eventually
 	return 0;
 }
 
+# Wait until a query says true, of a server that may be restarting.  Unlike
+# poll_query_until it minds no psql that ends before it has read the query
+sub answers
+{
+	my ($node, $query) = @_;
+
+	return eventually(sub {
+		my ($status, $out) = eval { $node->psql('postgres', $query) };
+
+		return defined $status && $status == 0 && $out eq 't';
+	});
+}
+
+# Until it is stopped, each process of the server has at most 4 GB: on a page that was
+# damaged core may ask for memory without end.  A sanitizer needs more than there is
+sub limit_memory
+{
+	my ($node) = @_;
+	my ($pid) = split /\n/, slurp_binary($node->data_dir . '/postmaster.pid');
+
+	return 1 if $ENV{ASAN_OPTIONS};
+	return system('prlimit', '--pid', $pid, '--as=' . 4 * 2**30) == 0;
+}
+
 # The process that a crash of any other makes the server replace; to be asked
 # before the crash
 sub checkpointer
@@ -178,8 +202,7 @@ sub restarted_since
 {
 	my ($node, $old) = @_;
 
-	return $node->poll_query_until('postgres',
-		"SELECT count(*) = 1 AND min(pid) <> $old FROM pg_stat_activity WHERE backend_type = 'checkpointer'");
+	return answers($node, "SELECT count(*) = 1 AND min(pid) <> $old FROM pg_stat_activity WHERE backend_type = 'checkpointer'");
 }
 
 sub slurp_binary

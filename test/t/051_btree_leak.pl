@@ -174,6 +174,7 @@ sub flip_all
 	$node->stop;
 	my $good = slurp_binary($file);
 	$node->start;
+	limit_memory($node) or BAIL_OUT('no limit of memory');
 	for my $i (1 .. $flips)
 	{
 		my $at = flip_place(\$good);
@@ -183,6 +184,7 @@ sub flip_all
 		# out of shared buffers and back: the file is what is read
 		my ($status, $out, $err) = $node->psql('postgres', qq{
 			SELECT cmek_evict('$index');
+			SET statement_timeout = '60s';
 			SET enable_seqscan = off; SET enable_bitmapscan = off;
 			SELECT count(*) FROM $table WHERE k > 'a' AND n <> 3 * substr(k, 2)::int;
 			SELECT count(*) FROM $table WHERE k = 'k77' AND id <> 77});
@@ -191,7 +193,7 @@ sub flip_all
 		if ($err =~ /server closed the connection|connection to server was lost|terminated abnormally/)
 		{
 			$seen{crash}++;
-			$node->poll_query_until('postgres', 'SELECT true');
+			answers($node, 'SELECT true') or BAIL_OUT('the server did not come back');
 			next;
 		}
 		$seen{ $err ne '' ? 'error' : (grep { $_ != 0 } @counts) ? 'wrong' : 'fine' }++;

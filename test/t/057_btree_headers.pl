@@ -80,7 +80,7 @@ sub read_by_index
 		if ($status == 2)
 		{
 			$seen{crash}++;
-			$node->poll_query_until('postgres', 'SELECT true') or BAIL_OUT('the server did not come back');
+			answers($node, 'SELECT true') or BAIL_OUT('the server did not come back');
 		}
 		elsif ($err ne '') { $seen{error}++ }
 		else
@@ -98,6 +98,7 @@ is_deeply($before, { wrong => 0, error => 0, crash => 0, rows => $rows }, 'undam
 $node->stop;
 my %flipped = map { $_ => edit_file($file{$_}, \&flip_headers) } keys %file;
 $node->start;
+limit_memory($node) or BAIL_OUT('no limit of memory');
 for my $am (qw(heap cmek_heap))
 {
 	my $seen = read_by_index($am);
