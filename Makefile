@@ -6,7 +6,7 @@
 #   make demo-seven-days          a key that stays away: seven days in seconds
 #   make test-snapshot-size       snapshot and restore of 50, 500, 5000 MB: memory
 #   make test-long-clock          seven days and 35 under a fast clock, in ten minutes
-#   make bench                    sealed / heap, side by side, in ten minutes
+#   make bench                    sealed / heap, side by side, in eleven minutes
 #   make bench-long, bench-check  10^7 rows; no ratio 15% worse than recorded
 #   make test-core                PostgreSQL's own suites on sealed tables
 #   make test-upgrade             pg_upgrade 15 -> 17 -> 18

@@ -134,29 +134,46 @@ compare_plain(const BtPlain *a, const BtPlain *b)
 										   a->value, b->value));
 }
 
-/* A sealed datum and a search argument */
+/* Compare two values by the function that goes with the second */
 static inline int32
-compare_argument(Datum sealed, const BtPlain *argument)
+compare_by_argument(const BtPlain *argument, Datum value)
 {
 	BtColumn   *column = argument->column;
+
+	if (likely(argument->compare == &column->compare))
+		return compare_values(column, value, argument->value);
+	return DatumGetInt32(FunctionCall2Coll(argument->compare, column->collation,
+										   value, argument->value));
+}
+
+/* A sealed datum of a type passed by reference, and a search argument */
+static pg_noinline int32
+compare_argument_byref(Datum sealed, const BtPlain *argument)
+{
 	Side		side;
 	int32		result;
 
-	open_side(&side, column, sealed, false);
-	if (likely(argument->compare == &column->compare))
-		result = compare_values(column, side.value, argument->value);
-	else
-		result = DatumGetInt32(FunctionCall2Coll(argument->compare,
-												 column->collation, side.value,
-												 argument->value));
+	side.value = bt_open(argument->column, sealed, &side.buffer, &side.allocated);
+	result = compare_by_argument(argument, side.value);
 	if (unlikely(side.allocated))
 		pfree(side.allocated);
 	return result;
 }
 
-/* Two sealed datums of a column */
-int32
-bt_compare_in(BtColumn *column, Datum a, Datum b)
+/* A sealed datum and a search argument */
+static inline int32
+compare_argument(Datum sealed, const BtPlain *argument)
+{
+	Datum		value;
+
+	if (likely(bt_open_byval(argument->column, sealed, &value)))
+		return compare_by_argument(argument, value);
+	return compare_argument_byref(sealed, argument);
+}
+
+/* Two sealed datums of a column, whatever its type */
+static pg_noinline int32
+compare_in_any(BtColumn *column, Datum a, Datum b)
 {
 	Side		left;
 	Side		right;
@@ -172,14 +189,27 @@ bt_compare_in(BtColumn *column, Datum a, Datum b)
 	return result;
 }
 
-/*
- * Compare whatever nbtree has.  It compares two arguments by functions without a
- * column, too; what is not as long as these is not looked at any further then.
- */
-static int32
-bt_compare(FmgrInfo *flinfo, Datum a, Datum b)
+/* Two sealed datums of a column; mostly an entry and what is inserted */
+int32
+bt_compare_in(BtColumn *column, Datum a, Datum b)
 {
-	BtColumn   *column = find_column(flinfo);
+	Datum		left;
+	Datum		right;
+
+	if (column->typbyval && bt_is_at_hand(column, b, &right) &&
+		likely(bt_open_byval(column, a, &left)))
+		return compare_values(column, left, right);
+	return compare_in_any(column, a, b);
+}
+
+/*
+ * Compare what has an argument on its left, or one that is not aligned.  nbtree
+ * compares two arguments by functions without a column, too; what is not as long
+ * as these is not looked at any further then.
+ */
+static pg_noinline int32
+compare_arguments(const BtColumn *column, Datum a, Datum b)
+{
 	BtPlain		room[2];
 	const BtPlain *left;
 	const BtPlain *right;
@@ -190,18 +220,31 @@ bt_compare(FmgrInfo *flinfo, Datum a, Datum b)
 		bt_report_no_datum();
 	left = bt_plain(a, &room[0]);
 	right = bt_plain(b, &room[1]);
-	if (right != NULL)
-		return left != NULL ? compare_plain(left, right) :
-			compare_argument(a, right);
+	if (unlikely(left == NULL && right == NULL))
+		bt_report_no_datum();
 	if (left == NULL)
-	{
-		if (unlikely(column == NULL))
-			bt_report_no_datum();
-		return bt_compare_in(column, a, b);
-	}
+		return compare_argument(a, right);
+	if (right != NULL)
+		return compare_plain(left, right);
 	result = compare_argument(b, left);
 	INVERT_COMPARE_RESULT(result);
 	return result;
+}
+
+/* Compare whatever nbtree has: at each entry of a search the first two cases */
+static int32
+bt_compare(FmgrInfo *flinfo, Datum a, Datum b)
+{
+	BtColumn   *column = find_column(flinfo);
+
+	if (likely(column != NULL) && !bt_is_plain(a))
+	{
+		if (!bt_is_plain(b))
+			return bt_compare_in(column, a, b);
+		if (likely(bt_is_aligned(b)))
+			return compare_argument(a, (const BtPlain *) DatumGetPointer(b));
+	}
+	return compare_arguments(column, a, b);
 }
 
 /* The three-way comparison */

@@ -41,6 +41,11 @@ typedef struct IndexEntry
 } IndexEntry;
 
 static HTAB *indexes = NULL;
+
+/* Some of them, where a statement finds them by their OID alone */
+#define RECENT 64
+static BtIndex *recent[RECENT];
+
 static uint64 this_xact = 1;
 
 /* Definitions that changed while a scan may use them, till the transaction ends */
@@ -83,10 +88,26 @@ relcache_callback(Datum arg, Oid relid)
 	}
 }
 
+/* The place of an index among the recent ones; another may have it */
+static inline BtIndex **
+index_recent(Oid relid)
+{
+	return &recent[relid % RECENT];
+}
+
+/* Have an index found no more by its OID alone */
+static void
+index_unlink(BtIndex *index)
+{
+	if (*index_recent(index->relid) == index)
+		*index_recent(index->relid) = NULL;
+}
+
 /* Free an index that no scan can use any more */
 static void
 index_free(BtIndex *index)
 {
+	index_unlink(index);
 	shadow_forget_file(index);
 	MemoryContextDelete(index->context);
 }
@@ -329,13 +350,14 @@ index_retire(BtIndex *index)
 {
 	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
 
+	index_unlink(index);
 	retired = lappend(retired, index);
 	MemoryContextSwitchTo(old);
 }
 
-/* What we know of an index */
-static BtIndex *
-index_find(Relation real)
+/* What we know of an index, by way of the hash table */
+static pg_noinline BtIndex *
+index_look_up(Relation real)
 {
 	IndexEntry *entry;
 	BtIndex    *index;
@@ -362,6 +384,20 @@ index_find(Relation real)
 	else
 		entry = hash_search(indexes, &real->rd_id, HASH_ENTER, NULL);
 	entry->index = index;
+	return index;
+}
+
+/* What we know of an index */
+static inline BtIndex *
+index_find(Relation real)
+{
+	BtIndex    *index = *index_recent(real->rd_id);
+
+	if (unlikely(index == NULL || index->relid != real->rd_id || index->check))
+	{
+		index = index_look_up(real);
+		*index_recent(real->rd_id) = index;
+	}
 	return index;
 }
 

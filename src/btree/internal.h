@@ -231,23 +231,36 @@ extern void bt_column_aad_make(BtColumn *column, const CmekDek *dek);
 extern Datum bt_plain_argument(BtColumn *column, Datum value, Oid type,
 							   BtPlain *room);
 
+/* Is a datum a search argument?  If not, it is a sealed one. */
+static inline bool
+bt_is_plain(Datum datum)
+{
+	const char *bytes = DatumGetPointer(datum);
+
+	/* nobody made an argument in a process without a cookie */
+	return memcmp(bytes + offsetof(BtPlain, cookie), bt_cookie,
+				  BT_COOKIE_LEN) == 0 && likely(bt_cookie_owner == MyProcPid);
+}
+
+/* nbtree puts arguments into arrays, where they are not aligned */
+static inline bool
+bt_is_aligned(Datum argument)
+{
+	return argument == TYPEALIGN(sizeof(Datum), argument);
+}
+
 /*
- * The search argument that a datum is, NULL when it is none but a sealed one.
- * nbtree puts arguments into arrays, where they are not aligned; "room" is for
- * a copy.
+ * The search argument that a datum is, NULL when it is none; "room" is for a
+ * copy of one that is not aligned.
  */
 static inline const BtPlain *
 bt_plain(Datum datum, BtPlain *room)
 {
 	const char *bytes = DatumGetPointer(datum);
 
-	if (memcmp(bytes + offsetof(BtPlain, cookie), bt_cookie,
-			   BT_COOKIE_LEN) != 0)
+	if (!bt_is_plain(datum))
 		return NULL;
-	/* nobody made an argument in a process without a cookie */
-	if (unlikely(bt_cookie_owner != MyProcPid))
-		return NULL;
-	if (unlikely(datum != TYPEALIGN(sizeof(Datum), datum)))
+	if (unlikely(!bt_is_aligned(datum)))
 		return memcpy(room, bytes, sizeof(BtPlain));
 	return (const BtPlain *) bytes;
 }

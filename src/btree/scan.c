@@ -26,6 +26,7 @@ typedef struct BtScan
 	IndexScanDesc inner;
 	BtIndex    *index;			/* NULL: of an unbound table */
 	bool		recheck;
+	/* behind this struct: */
 	ScanKey		keys;			/* converted, nbtree copies them */
 	BtPlain    *arguments;		/* theirs */
 	MemoryContext arrays;		/* those of lists and row comparisons */
@@ -42,10 +43,11 @@ bt_beginscan(Relation rel, int nkeys, int norderbys)
 {
 	BtIndex    *index = bt_enter_keyless(rel);
 	IndexScanDesc scan = RelationGetIndexScan(rel, nkeys, norderbys);
-	BtScan	   *self = palloc0(sizeof(BtScan));
+	BtScan	   *self = palloc0(MAXALIGN(sizeof(BtScan)) +
+							   nkeys * (sizeof(ScanKeyData) + sizeof(BtPlain)));
 
-	self->keys = palloc(nkeys * sizeof(ScanKeyData));
-	self->arguments = palloc(nkeys * sizeof(BtPlain));
+	self->keys = (ScanKey) ((char *) self + MAXALIGN(sizeof(BtScan)));
+	self->arguments = (BtPlain *) (self->keys + nkeys);
 	self->inner = btbeginscan(&index->shadow, nkeys, norderbys);
 	scan->opaque = self;
 	scan->xs_itupdesc = RelationGetDescr(rel);
@@ -159,6 +161,13 @@ scan_gate(IndexScanDesc scan, BtScan *self)
 		(void) bt_enter(scan->indexRelation);
 }
 
+/* Where nbtree is: the matches of a page */
+static inline BTScanPos
+scan_position(BtScan *self)
+{
+	return &((BTScanOpaque) self->inner->opaque)->currPos;
+}
+
 /*
  * Show the TID that nbtree is at, and those that it will come to next on the
  * same page: several cost little more than one.
@@ -166,7 +175,7 @@ scan_gate(IndexScanDesc scan, BtScan *self)
 static void
 scan_show_ahead(BtScan *self, ScanDirection dir)
 {
-	BTScanPos	pos = &((BTScanOpaque) self->inner->opaque)->currPos;
+	BTScanPos	pos = scan_position(self);
 	int			step = ScanDirectionIsForward(dir) ? 1 : -1;
 	int			at = pos->itemIndex;
 	int			n = 0;
@@ -181,12 +190,22 @@ scan_show_ahead(BtScan *self, ScanDirection dir)
 	self->next = 0;
 }
 
-/* The row behind the entry that nbtree is at */
+/*
+ * The row behind the entry that nbtree is at.  A lone match, as a lookup has
+ * it, needs nothing kept for a next one.
+ */
 static inline ItemPointerData
 scan_shown_tid(BtScan *self, ScanDirection dir)
 {
+	ItemPointerData tid = self->inner->xs_heaptid;
+
+	if (scan_position(self)->firstItem == scan_position(self)->lastItem)
+	{
+		bt_show_tid(self->index, &tid);
+		return tid;
+	}
 	if (self->next >= self->nshown ||
-		!ItemPointerEquals(&self->hidden[self->next], &self->inner->xs_heaptid))
+		!ItemPointerEquals(&self->hidden[self->next], &tid))
 		scan_show_ahead(self, dir);
 	return self->shown[self->next++];
 }
@@ -306,8 +325,6 @@ bt_endscan(IndexScanDesc scan)
 		MemoryContextDelete(self->arrays);
 	if (self->tuple)
 		MemoryContextDelete(self->tuple);
-	pfree(self->arguments);
-	pfree(self->keys);
 	pfree(self);
 }
 

@@ -72,9 +72,9 @@ walk(const CmekDek *dek, uint64 tid, bool inverse)
 	return tid;
 }
 
-/* What stands in an entry for a row */
-void
-bt_hide_tid(BtIndex *index, ItemPointer tid)
+/* Put one TID through the permutation */
+static void
+tid_permute(BtIndex *index, ItemPointer tid, bool inverse)
 {
 	CmekDek    *dek = bt_dek(index);
 	uint64		value;
@@ -82,11 +82,25 @@ bt_hide_tid(BtIndex *index, ItemPointer tid)
 	if (!dek->hide_tids)
 		return;
 	value = tid_get(index, tid);
-	cmek_permute(dek->permutation, &value, 1, false);
-	tid_set(tid, walk(dek, value, false));
+	cmek_permute(dek->permutation, &value, 1, inverse);
+	tid_set(tid, walk(dek, value, inverse));
 }
 
-/* The rows behind some entries */
+/* What stands in an entry for a row */
+void
+bt_hide_tid(BtIndex *index, ItemPointer tid)
+{
+	tid_permute(index, tid, false);
+}
+
+/* The row behind one entry */
+void
+bt_show_tid(BtIndex *index, ItemPointer tid)
+{
+	tid_permute(index, tid, true);
+}
+
+/* The rows behind some entries: in one go, up to BT_TID_BATCH */
 void
 bt_show_tids(BtIndex *index, ItemPointerData *tids, int n)
 {
@@ -101,13 +115,6 @@ bt_show_tids(BtIndex *index, ItemPointerData *tids, int n)
 	cmek_permute(dek->permutation, values, n, true);
 	for (int i = 0; i < n; i++)
 		tid_set(&tids[i], walk(dek, values[i], true));
-}
-
-/* The row behind one entry */
-void
-bt_show_tid(BtIndex *index, ItemPointer tid)
-{
-	bt_show_tids(index, tid, 1);
 }
 
 /* ----------

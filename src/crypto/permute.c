@@ -41,12 +41,80 @@ struct CmekPermutation
 	EVP_CIPHER_CTX *evp;		/* NULL with AES-NI */
 };
 
-/* The halves of up to LANES numbers */
+/*
+ * The halves of up to LANES numbers: in a round the other half is changed by
+ * the image of the first, then they swap.  Backwards the left half begins.
+ */
 typedef struct Halves
 {
-	uint32		left[LANES];
-	uint32		right[LANES];
+	uint32		half[LANES];
+	uint32		other[LANES];
 } Halves;
+
+/* Take numbers apart */
+static inline void
+halves_load(Halves *h, const uint64 *values, int n, bool inverse)
+{
+	for (int i = 0; i < n; i++)
+	{
+		uint32		left = (values[i] >> HALF_BITS) & HALF_MASK;
+		uint32		right = values[i] & HALF_MASK;
+
+		h->half[i] = inverse ? left : right;
+		h->other[i] = inverse ? right : left;
+	}
+}
+
+/* ... and put them together */
+static inline void
+halves_store(const Halves *h, uint64 *values, int n, bool inverse)
+{
+	for (int i = 0; i < n; i++)
+	{
+		uint64		left = inverse ? h->half[i] : h->other[i];
+		uint32		right = inverse ? h->other[i] : h->half[i];
+
+		values[i] = (left << HALF_BITS) | right;
+	}
+}
+
+/* The end of a round */
+static inline void
+halves_step(Halves *h, const uint32 *image, int n)
+{
+	for (int i = 0; i < n; i++)
+	{
+		uint32		changed = h->other[i] ^ (image[i] & HALF_MASK);
+
+		h->other[i] = h->half[i];
+		h->half[i] = changed;
+	}
+}
+
+/* The images of some halves in a round */
+typedef void (*RoundFunction) (const CmekPermutation *self, int round,
+							   const uint32 *half, uint32 *image, int n);
+
+/*
+ * All rounds for n numbers, in so many lanes; inlined for a known function and,
+ * where that is fixed, a known number of lanes.
+ */
+static inline __attribute__((always_inline)) void
+permute_by(RoundFunction round_function, const CmekPermutation *self,
+		   uint64 *values, int n, int lanes, bool inverse)
+{
+	Halves		h = {{0}, {0}};
+	uint32		image[LANES];
+
+	halves_load(&h, values, n, inverse);
+	for (int i = 0; i < PERMUTE_ROUNDS; i++)
+	{
+		round_function(self, inverse ? PERMUTE_ROUNDS - 1 - i : i, h.half,
+					   image, lanes);
+		halves_step(&h, image, lanes);
+	}
+	halves_store(&h, values, n, inverse);
+}
 
 #ifdef PERMUTE_AESNI
 
@@ -113,20 +181,24 @@ aesni_round(const CmekPermutation *self, int round, const uint32 *half,
 		out[i] = (uint32) _mm_cvtsi128_si32(_mm_aesenclast_si128(block[i], key));
 }
 
-/* One number, or all lanes */
+/* One number, which is all that a lookup or an insert has: in registers */
 AESNI_TARGET static void
-aesni_round_n(const CmekPermutation *self, int round, const uint32 *half,
-			  uint32 *out, int n)
+aesni_permute_one(const CmekPermutation *self, uint64 *value, bool inverse)
 {
-	if (n == 1)
-		aesni_round(self, round, half, out, 1);
-	else
-		aesni_round(self, round, half, out, LANES);
+	permute_by(aesni_round, self, value, 1, 1, inverse);
+}
+
+/* Several numbers, side by side */
+AESNI_TARGET static void
+aesni_permute_some(const CmekPermutation *self, uint64 *values, int n,
+				   bool inverse)
+{
+	permute_by(aesni_round, self, values, n, LANES, inverse);
 }
 
 #endif
 
-/* The same by OpenSSL */
+/* A round by OpenSSL, all blocks in one call */
 static void
 openssl_round(const CmekPermutation *self, int round, const uint32 *half,
 			  uint32 *out, int n)
@@ -147,65 +219,37 @@ openssl_round(const CmekPermutation *self, int round, const uint32 *half,
 		out[i] = blocks[i][0];
 }
 
-/* The round function */
+/* All rounds by OpenSSL; out of the way of the short code above */
+static pg_noinline void
+openssl_permute(const CmekPermutation *self, uint64 *values, int n,
+				bool inverse)
+{
+	permute_by(openssl_round, self, values, n, n, inverse);
+}
+
+/* Up to LANES numbers */
 static inline void
-permute_round(const CmekPermutation *self, int round, const uint32 *half,
-			  uint32 *out, int n)
+permute_some(const CmekPermutation *self, uint64 *values, int n, bool inverse)
 {
 #ifdef PERMUTE_AESNI
 	if (likely(self->evp == NULL))
 	{
-		aesni_round_n(self, round, half, out, n);
+		if (n == 1)
+			aesni_permute_one(self, values, inverse);
+		else
+			aesni_permute_some(self, values, n, inverse);
 		return;
 	}
 #endif
-	openssl_round(self, round, half, out, n);
-}
-
-/* All rounds: "other" is changed by the image of "half", then they swap */
-static void
-permute_halves(const CmekPermutation *self, Halves *h, int n, bool inverse)
-{
-	uint32		image[LANES];
-
-	for (int i = 0; i < PERMUTE_ROUNDS; i++)
-	{
-		int			round = inverse ? PERMUTE_ROUNDS - 1 - i : i;
-		uint32	   *half = inverse ? h->left : h->right;
-		uint32	   *other = inverse ? h->right : h->left;
-
-		permute_round(self, round, half, image, n);
-		for (int j = 0; j < n; j++)
-		{
-			uint32		changed = other[j] ^ (image[j] & HALF_MASK);
-
-			other[j] = half[j];
-			half[j] = changed;
-		}
-	}
+	openssl_permute(self, values, n, inverse);
 }
 
 /* See crypto.h. */
 void
 cmek_permute(const CmekPermutation *self, uint64 *values, int n, bool inverse)
 {
-	Halves		h = {{0}, {0}};
-
-	while (n > 0)
-	{
-		int			now = Min(n, LANES);
-
-		for (int i = 0; i < now; i++)
-		{
-			h.left[i] = (values[i] >> HALF_BITS) & HALF_MASK;
-			h.right[i] = values[i] & HALF_MASK;
-		}
-		permute_halves(self, &h, now, inverse);
-		for (int i = 0; i < now; i++)
-			values[i] = ((uint64) h.left[i] << HALF_BITS) | h.right[i];
-		values += now;
-		n -= now;
-	}
+	for (int i = 0; i < n; i += LANES)
+		permute_some(self, values + i, Min(n - i, LANES), inverse);
 }
 
 /* Have the key expanded by whom cmek.crypto allows */

@@ -112,8 +112,8 @@ extern int	cmek_http_retry_after(const CmekHttpAnswer *http);
 typedef int (*CmekKmsAttempt) (void *arg, CmekKmsAnswer *answer);
 
 /*
- * Call it until the answer is anything else than UNREACHABLE, or time is over.
- * The last answer stands.
+ * Call it until the answer is anything else than UNREACHABLE, or there is less
+ * than half a second for another attempt.  The last answer stands.
  */
 extern void cmek_kms_with_retries(CmekInstant deadline, CmekKmsAttempt attempt,
 								  void *arg, CmekKmsAnswer *answer);

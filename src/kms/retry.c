@@ -23,6 +23,11 @@
 #define FIRST_DELAY_MS 100
 #define LAST_DELAY_MS 2000
 #define MAX_ATTEMPTS 8
+/*
+ * An attempt with less time than this is not made: it would mostly put a
+ * time-out in the place of what the KMS has answered
+ */
+#define LEAST_ATTEMPT_MS 500
 
 /* Wait until a time; false when the worker has to go. */
 static bool
@@ -56,13 +61,13 @@ cmek_kms_with_retries(CmekInstant deadline, CmekKmsAttempt attempt, void *arg,
 		int			asked = attempt(arg, answer);
 		int			wait = delay / 2 +
 			(int) pg_prng_uint64_range(&pg_global_prng_state, 0, delay / 2);
-		CmekInstant until;
 
 		if (answer->klass != CMEK_KMS_UNREACHABLE || asked < 0 ||
 			i == MAX_ATTEMPTS)
 			return;
-		until = cmek_instant_in(Max(asked, wait));
-		if (until >= deadline || !wait_until(until))
+		wait = Max(asked, wait);
+		if (cmek_instant_in(wait + LEAST_ATTEMPT_MS) >= deadline ||
+			!wait_until(cmek_instant_in(wait)))
 			return;
 		delay = Min(2 * delay, LAST_DELAY_MS);
 	}

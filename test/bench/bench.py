@@ -216,11 +216,10 @@ class Bench:
         result = report.Result('Transactions (pgbench -M prepared; us of CPU each)',
                                name if clients == 1 else '%s, %d clients' % (name, clients), 'us', *target)
         wal = report.Result('Bytes', 'WAL of a transaction, ' + name, 'bytes', 1.30)
-        seconds = self.seconds * cases.LONGER.get(name, 1)
-        for n in range(self.transaction_rounds(clients) + 1):
+        for n in range(self.transaction_rounds(clients) * cases.MORE_ROUNDS.get(name, 1) + 1):
             took, written = {}, {}
             for db in DATABASES[::-1 if n % 2 else 1]:
-                wrote = self.wal(lambda db=db: took.update({db: pgbench(self.cluster, db, clients, seconds, script)}))
+                wrote = self.wal(lambda db=db: took.update({db: pgbench(self.cluster, db, clients, self.seconds, script)}))
                 written[db] = wrote / took[db][2]
             if n == 0:          # warms up, and backends of the set-up are reaped in it
                 continue

@@ -140,8 +140,8 @@ def throughput(least):
 
 
 # name, pgbench's arguments or script, target of the ratio and whether that is of wall clock, numbers of clients; {t} as above.
-# ON CONFLICT searches the index twice, so it is a line of its own: the target is about an insert.  Runs of LONGER take that many
-# times as long: what is to be judged there is less than the luck of one second.
+# ON CONFLICT searches the index twice, so it is a line of its own: the target is about an insert.  What is to be judged there
+# is less than the luck of a few rounds; longer runs would not help, for it is from one run to the next that a busy machine changes.
 NO_TARGET = (None, False)
 INSERT_ONE = "INSERT INTO one VALUES ((random() * 9e18)::int8, 'a row of thirty-two characters..')"
 TRANSACTIONS = [
@@ -155,7 +155,7 @@ TRANSACTIONS = [
     ('sealed index: insert', INSERT_ONE + ';\n', throughput(0.9), (1,)),
     ('sealed index: insert, ON CONFLICT', INSERT_ONE + ' ON CONFLICT DO NOTHING;\n', NO_TARGET, (1,)),
 ]
-LONGER = {'sealed index: lookup': 3, 'sealed index: insert': 3}
+MORE_ROUNDS = {'sealed index: lookup': 3, 'sealed index: insert': 3}
 
 SIZES = [
     ('table size', "pg_table_size('acc_{t}')", 1.25),

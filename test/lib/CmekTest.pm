@@ -169,11 +169,13 @@ sub answers
 {
 	my ($node, $query) = @_;
 
-	return eventually(sub {
+	return 1 if eventually(sub {
 		my ($status, $out) = eval { $node->psql('postgres', $query) };
 
 		return defined $status && $status == 0 && $out eq 't';
 	});
+	diag("waited in vain for: $query");
+	return 0;
 }
 
 # Until it is stopped, each process of the server has at most 4 GB: on a page that was

@@ -247,6 +247,12 @@ $vault->tell('fault', path => 'encrypt', kind => 'status', status => 429, header
 my $began = time();
 is(sqlstate($node, "CREATE TABLE once (a int) USING cmek_heap WITH (cmek.key = 'v'); DROP TABLE once"), '', '429 with Retry-After, then OK');
 cmp_ok(time() - $began, '>=', 1, '... after the time asked for');
+# cmek.kms_timeout is over half a second after that
+$vault->tell('fault', path => 'encrypt', kind => 'status', status => 429, headers => { 'Retry-After' => '2' }, body => '{"errors":["slowly"]}');
+$vault->tell('fault', path => 'encrypt', kind => 'hang', seconds => 10);
+like(error_text($node, "CREATE TABLE once (a int) USING cmek_heap WITH (cmek.key = 'v')"), qr/KM001: .*\n?.*HTTP429 \(unreachable\).*slowly/,
+	'no time for another attempt: the answer stands');
+$vault->tell('clear');
 
 sql("ALTER SERVER p OPTIONS (SET url 'http://127.0.0.1:@{[dead_port()]}')");
 is(sqlstate($node, "CREATE TABLE x (a int) USING cmek_heap WITH (cmek.key = 'p')"), 'KM001', 'connection refused');

@@ -24,28 +24,15 @@ sub sql
 
 	for (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
 	{
-		my ($status, $stdout, $stderr) = $node->psql('postgres', $sql);
+		my ($status, $stdout, $stderr) = eval { $node->psql('postgres', $sql) };
 		return $stdout if defined $status && $status == 0;
-		BAIL_OUT("$sql: $stderr") unless $stderr =~ /connection|starting up|recovery mode|terminat/;
+		BAIL_OUT("$sql: $stderr") unless !defined $stderr || $stderr =~ /connection|starting up|recovery mode|terminat/;
 		sleep(0.1);
 	}
 	BAIL_OUT("the server does not come back");
 }
 
-# The server may be restarting after a crash
-sub until_true
-{
-	my ($sql) = @_;
-
-	for (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
-	{
-		my ($status, $stdout) = $node->psql('postgres', $sql);
-		return 1 if defined $status && $status == 0 && $stdout eq 't';
-		sleep(0.1);
-	}
-	diag("waited in vain for: $sql");
-	return 0;
-}
+sub until_true { return answers($node, $_[0]); }
 
 # From now on every new process stops there; '' for nowhere
 sub stop_at
