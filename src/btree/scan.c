@@ -26,9 +26,10 @@ typedef struct BtScan
 	IndexScanDesc inner;
 	BtIndex    *index;			/* NULL: of an unbound table */
 	bool		recheck;
-	/* behind this struct: */
+	/* both are in one piece with this struct, behind it */
 	ScanKey		keys;			/* converted, nbtree copies them */
 	BtPlain    *arguments;		/* theirs */
+
 	MemoryContext arrays;		/* those of lists and row comparisons */
 	MemoryContext tuple;		/* the opened tuple of an index-only scan */
 	/* TIDs that were shown ahead of their turn */

@@ -113,7 +113,8 @@ typedef int (*CmekKmsAttempt) (void *arg, CmekKmsAnswer *answer);
 
 /*
  * Call it until the answer is anything else than UNREACHABLE, or there is less
- * than half a second for another attempt.  The last answer stands.
+ * than half a second, or a quarter of the time, for another attempt.  The last
+ * answer stands.
  */
 extern void cmek_kms_with_retries(CmekInstant deadline, CmekKmsAttempt attempt,
 								  void *arg, CmekKmsAnswer *answer);

@@ -24,10 +24,11 @@
 #define LAST_DELAY_MS 2000
 #define MAX_ATTEMPTS 8
 /*
- * An attempt with less time than this is not made: it would mostly put a
- * time-out in the place of what the KMS has answered
+ * An attempt with less time than this, or than its share of the whole, is not
+ * made: it would mostly put a time-out in the place of what the KMS has answered
  */
 #define LEAST_ATTEMPT_MS 500
+#define LEAST_ATTEMPT_SHARE 4
 
 /* Wait until a time; false when the worker has to go. */
 static bool
@@ -54,6 +55,8 @@ void
 cmek_kms_with_retries(CmekInstant deadline, CmekKmsAttempt attempt, void *arg,
 					  CmekKmsAnswer *answer)
 {
+	long		least = Min(LEAST_ATTEMPT_MS,
+							cmek_ms_until(deadline) / LEAST_ATTEMPT_SHARE);
 	int			delay = FIRST_DELAY_MS;
 
 	for (int i = 1;; i++)
@@ -66,7 +69,7 @@ cmek_kms_with_retries(CmekInstant deadline, CmekKmsAttempt attempt, void *arg,
 			i == MAX_ATTEMPTS)
 			return;
 		wait = Max(asked, wait);
-		if (cmek_instant_in(wait + LEAST_ATTEMPT_MS) >= deadline ||
+		if (cmek_instant_in(wait + least) >= deadline ||
 			!wait_until(cmek_instant_in(wait)))
 			return;
 		delay = Min(2 * delay, LAST_DELAY_MS);

@@ -51,7 +51,9 @@ sub cmek_node
 	$node->init(
 		extra => [ @extra, @{ $options{extra} || [] } ],
 		allows_streaming => $options{streaming});
-	cmek_config($node, @{ $options{config} || [] });
+	# a standby that a busy machine slows down must not lose its place
+	my @keep = $options{streaming} ? ("wal_keep_size = '1GB'") : ();
+	cmek_config($node, @keep, @{ $options{config} || [] });
 	$node->start;
 	$node->safe_psql('postgres', 'CREATE EXTENSION cmek');
 	return $node;
