@@ -256,14 +256,17 @@ like(error_text($node, "CREATE TABLE once (a int) USING cmek_heap WITH (cmek.key
 	'no time for another attempt: the answer stands');
 $vault->tell('clear');
 # of a short time a quarter is enough for another; a slow machine takes longer for the first
+$node->append_conf('postgresql.conf', "cmek.kms_timeout = '500ms'");
+$node->restart;
 ok(eventually(sub {
 	$vault->tell('clear');
 	$vault->tell('fault', path => 'encrypt', kind => 'status', status => 503, body => '{"errors":["standby"]}');
-	return sqlstate($node, "SET cmek.kms_timeout = '500ms';
-		CREATE TABLE once (a int) USING cmek_heap WITH (cmek.key = 'v'); DROP TABLE once") eq ''
+	return sqlstate($node, "CREATE TABLE once (a int) USING cmek_heap WITH (cmek.key = 'v'); DROP TABLE once") eq ''
 	  && !@{ $vault->tell('faults_left') };
 }), 'a short time-out: 503, then OK');
 $vault->tell('clear');
+$node->append_conf('postgresql.conf', "cmek.kms_timeout = '2500ms'");
+$node->restart;
 
 sql("ALTER SERVER p OPTIONS (SET url 'http://127.0.0.1:@{[dead_port()]}')");
 is(sqlstate($node, "CREATE TABLE x (a int) USING cmek_heap WITH (cmek.key = 'p')"), 'KM001', 'connection refused');
