@@ -15,7 +15,7 @@ use Test::More;
 our @EXPORT = qw(
   cmek_node cmek_config service_key hide_key show_key new_key_file
   sqlstate fails_with wait_for_error wait_for_ok error_text eventually
-  answers checkpointer restarted_since limit_memory
+  answers recorded_as_well checkpointer restarted_since limit_memory
   files_with slurp_binary spew_binary server_major with_marker);
 
 # The major version of the server under test
@@ -52,7 +52,7 @@ sub cmek_node
 		extra => [ @extra, @{ $options{extra} || [] } ],
 		allows_streaming => $options{streaming});
 	# a standby that a busy machine slows down must not lose its place
-	my @keep = $options{streaming} ? ("wal_keep_size = '1GB'") : ();
+	my @keep = $options{streaming} ? ("wal_keep_size = '4GB'") : ();
 	cmek_config($node, @keep, @{ $options{config} || [] });
 	$node->start;
 	$node->safe_psql('postgres', 'CREATE EXTENSION cmek');
@@ -178,6 +178,14 @@ sub answers
 	});
 	diag("waited in vain for: $query");
 	return 0;
+}
+
+# Until it is written down that a key is well: that is what a restart begins with
+sub recorded_as_well
+{
+	my ($node, $key) = @_;
+
+	return answers($node, "SELECT class = 'ok' FROM cmek.key_watch WHERE server = '$key'");
 }
 
 # Until it is stopped, each process of the server has at most 4 GB: on a page that was

@@ -16,7 +16,7 @@ use CmekPages;
 
 my $rounds = $ENV{CMEK_TEST_ROUNDS} || 5;
 my $primary = cmek_node('primary', streaming => 1,
-	config => [ 'autovacuum_naptime = 1s', 'shared_buffers = 8MB', 'log_error_verbosity = verbose', "wal_keep_size = '4GB'",
+	config => [ 'autovacuum_naptime = 1s', 'shared_buffers = 8MB', 'log_error_verbosity = verbose',
 		"cmek.key_cache_ttl = '5min'", "cmek.plaintext_indexes = on" ]);
 pages_setup($primary);
 $primary->safe_psql('postgres', q{

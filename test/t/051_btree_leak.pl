@@ -18,7 +18,7 @@ srand($seed);
 my %marker = (plain => "PLAINmarker${seed}inclear", sealed => "SEALEDmarker${seed}incipher");
 my %am = (plain => 'heap', sealed => 'cmek_heap');
 my $node = cmek_node('btleak', streaming => 1, config => [
-		'autovacuum = off', 'shared_buffers = 16MB', 'wal_keep_size = 1GB', 'hot_standby_feedback = on' ]);
+		'autovacuum = off', 'shared_buffers = 16MB', 'hot_standby_feedback = on' ]);
 my $data = $node->data_dir;
 
 sub places

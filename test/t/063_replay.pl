@@ -22,7 +22,7 @@ my $indexes = $ENV{CMEK_FAULT_INDEXES} || 'sealed';
 note("seed $seed");
 srand($seed);
 
-my $primary = cmek_node('replayed', streaming => 1, config => [ CmekLoad::config(), "wal_keep_size = '4GB'" ]);
+my $primary = cmek_node('replayed', streaming => 1, config => [ CmekLoad::config() ]);
 $primary->backup('b');
 my $standby = PostgreSQL::Test::Cluster->new('replaying');
 $standby->init_from_backup($primary, 'b', has_streaming => 1);

@@ -27,7 +27,7 @@ sub copy_key
 }
 
 my $primary = cmek_node('primary', streaming => 1,
-	config => [ 'autovacuum = off', 'wal_log_hints = on', 'wal_keep_size = 256MB' ]);
+	config => [ 'autovacuum = off', 'wal_log_hints = on' ]);
 my $key = service_key($primary);
 
 $primary->safe_psql('postgres', qq{

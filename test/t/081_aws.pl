@@ -74,6 +74,14 @@ sub check
 	return sql("SELECT string_agg(step || ' ' || ok, ', ') FROM cmek.check_key('$_[0]')");
 }
 
+# How many calls have had a table key for their context
+sub calls_about
+{
+	my ($uuid) = @_;
+
+	return scalar grep { $_ && ($_->{cmek_table_key} // '') eq $uuid } @{ $aws->tell('contexts') };
+}
+
 # ---- a table, read after a restart ----
 server('a', $key);
 is(check('a'), $all_true, 'check_key proves each step');
@@ -83,8 +91,7 @@ sql("CREATE TABLE t (a int, b text) USING cmek_heap WITH (cmek.key = 'a');
 is(sql('SELECT count(*), min(b) IS NOT NULL FROM t'), '100|t', 'a table under AWS');
 is(sql('SELECT kms_key_id, kms_key_version FROM cmek.tables'), "$key|$key", 'key and version at the KMS');
 my $uuid = sql("SELECT id FROM cmek.table_key WHERE relid = 't'::regclass");
-cmp_ok(scalar(grep { $_ && ($_->{cmek_table_key} // '') eq $uuid } @{ $aws->tell('contexts') }), '>', 0,
-	'the encryption context is the uuid of the table key');
+cmp_ok(calls_about($uuid), '>', 0, 'the encryption context is the uuid of the table key');
 my $before = @{ $aws->tell('contexts') };
 $node->restart;
 is(sql('SELECT count(*), min(b) IS NOT NULL FROM t'), '100|t', 'read after a restart');
@@ -216,9 +223,8 @@ sql("CREATE TABLE r (a int) USING cmek_heap WITH (cmek.key = 'r'); INSERT INTO r
 $aws->tell('forget');
 # each worker has a session of its own, so the number of workers is no bound that proofs can break
 my $of_r = sql("SELECT id FROM cmek.table_key WHERE relid = 'r'::regclass");
-sub proofs_of_r { return scalar grep { $_ && ($_->{cmek_table_key} // '') eq $of_r } @{ $aws->tell('contexts') } }
-my $proofs = proofs_of_r();
-ok(eventually(sub { proofs_of_r() >= $proofs + 6 }), 'proofs go on');
+my $proofs = calls_about($of_r);
+ok(eventually(sub { calls_about($of_r) >= $proofs + 6 }), 'proofs go on');
 cmp_ok($aws->requests('AssumeRole'), '<=', $workers, 'with the same session');
 $aws->tell('forget');
 $aws->tell('expire_sessions');

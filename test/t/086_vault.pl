@@ -198,8 +198,7 @@ SKIP:
 }
 
 # ---- a damaged blob ----
-# what a restart begins with
-ok($node->poll_query_until('postgres', "SELECT class = 'ok' FROM cmek.key_watch WHERE server = 'p'"), 'the key is recorded as well');
+ok(recorded_as_well($node, 'p'), 'the key is recorded as well');
 sql("UPDATE cmek.table_key SET blob = 'nonsense' WHERE relid = 'p'::regclass");
 $node->restart;
 is(sqlstate($node, 'SELECT * FROM p'), 'XX001', 'a blob that is none: damaged, no call made');

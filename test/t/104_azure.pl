@@ -283,8 +283,7 @@ SKIP:
 }
 
 # ---- damaged, and faults ----
-# what a restart begins with
-ok($node->poll_query_until('postgres', "SELECT class = 'ok' FROM cmek.key_watch WHERE server = 'm'"), 'the key is recorded as well');
+ok(recorded_as_well($node, 'm'), 'the key is recorded as well');
 my $kept = sql("SELECT encode(blob, 'hex') FROM cmek.table_key WHERE relid = 'm'::regclass");
 for my $at (1, 10, 60, 300, 345)
 {
